@@ -1,0 +1,213 @@
+"""Beam search over label sets (paper: inference), batched over images, on the device."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+STOPS = ("path", "step")
+
+PyTree = Any
+
+
+class StepScores(NamedTuple):
+    """What one decoder step says of the paths of W beams for B images."""
+
+    log_probs: jax.Array  # float32[B,W,C]; -inf for labels that have left the pool
+    end_log_prob: jax.Array | None  # float32[B,W]; None for a decoder without an end token
+    trace: PyTree  # leaves [B,W,...], kept for every emitted label (its attention map)
+
+
+class Beams(NamedTuple):
+    """The best paths of B images, W of them in order of their score."""
+
+    labels: jax.Array  # int32[B,W,T], in the order of emission, -1 behind the last
+    log_probs: jax.Array  # float32[B,W,T], of each emitted label; 0 behind the last
+    scores: jax.Array  # float32[B,W], log of the path's probability; -inf: no such path
+    trace: PyTree  # leaves [B,W,T,...], zero behind the last label
+
+    def best_set(self, num_labels: int) -> jax.Array:
+        """The label set of the best path: bool[B,C]."""
+        return jax.nn.one_hot(self.labels[:, 0], num_labels, dtype=bool).any(axis=1)
+
+
+class _Loop(NamedTuple):
+    step: jax.Array  # int32[], labels emitted so far by every live path
+    state: PyTree  # the decoder's, leaves [B,W,...]
+    last: jax.Array  # int32[B,W], label emitted last, -1 at the start
+    sets: jax.Array  # bool[B,W,C], what each live path has emitted
+    live: Beams
+    ended: Beams
+
+
+def beam_search(
+    step: Callable[[PyTree, jax.Array], tuple[PyTree, StepScores]],
+    state: PyTree,
+    *,
+    num_labels: int,
+    beam_size: int,
+    max_labels: int,
+    threshold: jax.Array | float = 0.0,
+    stop: str = "path",
+) -> Beams:
+    """Finds the label sequences with the largest product of probabilities.
+
+    The score of a path is Π_s p_s[l_s]. Without an end token a path ends when no extension stays
+    at or above `threshold`; with one it ends by emitting it, at its price. Paths of `max_labels`
+    labels end in any case. Two paths that are permutations of one set are both legal, but the
+    lesser one takes a place in the beam only when no other set wants it.
+
+    Args:
+      step: maps (state with leaves [B,W,...], int32[B,W] label emitted last, -1 at the start) to
+        the next state and its `StepScores`.
+      state: the decoder's before the first step, leaves [B,...].
+      num_labels: C.
+      beam_size: W, paths kept after every step.
+      max_labels: T.
+      threshold: τ in [0, 1]; may be traced.
+      stop: what τ is compared with: the product of the 'path', or the probability of the 'step'.
+
+    Returns:
+      `Beams`, the W best ended paths.
+
+    Raises:
+      ValueError: `stop` is none of `STOPS`, or a size is below 1.
+    """
+    if stop not in STOPS:
+        raise ValueError(f"unknown stop {stop!r}; choose one of: {', '.join(STOPS)}")
+    if min(num_labels, beam_size, max_labels) < 1:
+        raise ValueError(f"sizes must be positive: {num_labels=} {beam_size=} {max_labels=}")
+    log_threshold = jnp.log(jnp.asarray(threshold, jnp.float32))
+    loop = _start(step, state, num_labels, beam_size, max_labels)
+    rows = jnp.arange(loop.last.shape[0])[:, None]
+
+    def may_improve(loop: _Loop) -> jax.Array:
+        # Scores only fall, so a live path no better than the worst ended one never counts.
+        hopeful = loop.live.scores > loop.ended.scores.min(axis=-1, keepdims=True)
+        return (loop.step < max_labels) & hopeful.any()
+
+    def extend(loop: _Loop) -> _Loop:
+        live = loop.live
+        state, out = step(loop.state, loop.last)
+        extended = live.scores[..., None] + out.log_probs
+        compared = extended if stop == "path" else out.log_probs
+        legal = (compared >= log_threshold) & (extended > -jnp.inf)
+        extended = jnp.where(legal, extended, -jnp.inf)
+
+        if out.end_log_prob is None:
+            end_scores = jnp.where(legal.any(axis=-1), -jnp.inf, live.scores)
+        else:
+            end_scores = live.scores + out.end_log_prob
+        ended = _best_of(loop.ended, live._replace(scores=end_scores))
+
+        scores, parent, label = _choose(extended, loop.sets)
+        emitted = scores > -jnp.inf
+        label = jnp.where(emitted, label, -1)
+        log_prob = jnp.where(emitted, out.log_probs[rows, parent, label], 0.0)
+        state, sets, live, trace = jax.tree.map(
+            lambda x: x[rows, parent], (state, loop.sets, live, out.trace)
+        )
+        live = Beams(
+            live.labels.at[:, :, loop.step].set(label),
+            live.log_probs.at[:, :, loop.step].set(log_prob),
+            scores,
+            jax.tree.map(lambda kept, x: kept.at[:, :, loop.step].set(x), live.trace, trace),
+        )
+        sets = sets | jax.nn.one_hot(label, num_labels, dtype=bool)
+        return _Loop(loop.step + 1, state, label, sets, live, ended)
+
+    loop = jax.lax.while_loop(may_improve, extend, loop)
+    return _mask_unused(_best_of(loop.ended, loop.live))
+
+
+def _start(
+    step: Callable[..., Any], state: PyTree, num_labels: int, beam_size: int, max_labels: int
+) -> _Loop:
+    """One live path, the empty one, in the first place of each image's beam."""
+    batch = jax.tree.leaves(state)[0].shape[0]
+    state = jax.tree.map(lambda x: jnp.repeat(x[:, None], beam_size, axis=1), state)
+    last = jnp.full((batch, beam_size), -1, jnp.int32)
+    _, out = jax.eval_shape(step, state, last)
+    shape = (batch, beam_size, max_labels)
+    nowhere = jnp.full((batch, beam_size), -jnp.inf, jnp.float32)
+    ended = Beams(
+        labels=jnp.full(shape, -1, jnp.int32),
+        log_probs=jnp.zeros(shape, jnp.float32),
+        scores=nowhere,
+        trace=jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[2:]), x.dtype), out.trace),
+    )
+    live = ended._replace(scores=nowhere.at[:, 0].set(0.0))
+    sets = jnp.zeros((batch, beam_size, num_labels), bool)
+    return _Loop(jnp.int32(0), state, last, sets, live, ended)
+
+
+def _best_of(first: Beams, second: Beams) -> Beams:
+    """The W best paths of two beams of W; ties go to `first`, then to the lower place."""
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), first, second)
+    _, place = jax.lax.top_k(both.scores, first.scores.shape[1])
+    rows = jnp.arange(place.shape[0])[:, None]
+    return jax.tree.map(lambda x: x[rows, place], both)
+
+
+def _mask_unused(beams: Beams) -> Beams:
+    """Clears what lies behind the last label, so that no trace of another step is left there."""
+    used = beams.labels >= 0
+    clear = lambda x: jnp.where(used.reshape(used.shape + (1,) * (x.ndim - 3)), x, 0)  # noqa: E731
+    return beams._replace(trace=jax.tree.map(clear, beams.trace))
+
+
+def _choose(scores: jax.Array, sets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The W best extensions, one path a label set before any second path of the same set.
+
+    Args:
+      scores: float32[B,W,C], -inf where illegal.
+      sets: bool[B,W,C], the labels that each path holds already, equally many in each.
+
+    Returns:
+      scores float32[B,W], parent int32[B,W] and label int32[B,W] of the chosen extensions.
+    """
+    batch, beam_size, num_labels = scores.shape
+    repeated = _repeats_a_set(scores, sets)
+
+    def best(candidates: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.top_k(candidates.reshape(batch, -1), beam_size)
+
+    new, repeats = (
+        best(jnp.where(repeated, -jnp.inf, scores)),
+        best(jnp.where(repeated, scores, -jnp.inf)),
+    )
+    both, where = (jnp.concatenate(pair, axis=-1) for pair in zip(new, repeats, strict=True))
+    # Stable: legal new sets by score, then legal repeats by score, then what is illegal.
+    place = jnp.argsort(both == -jnp.inf, axis=-1, stable=True)[:, :beam_size]
+    both, where = (jnp.take_along_axis(x, place, axis=-1) for x in (both, where))
+    return both, where // num_labels, where % num_labels
+
+
+def _repeats_a_set(scores: jax.Array, sets: jax.Array) -> jax.Array:
+    """Marks extensions whose label set another extension reaches with a better score.
+
+    Paths i and j hold equally many labels, so S_i + l = S_j + m only if S_i = S_j and l = m, or if
+    l is the one label that j has and i lacks and m the one that i has and j lacks.
+
+    Args:
+      scores: float32[B,W,C]; sets: bool[B,W,C].
+
+    Returns:
+      bool[B,W,C]; of equal scores the path in the lower place is the one that is not marked.
+    """
+    only_j = sets[:, None, :] & ~sets[:, :, None]  # [B,i,j,C]
+    differing = only_j.sum(axis=-1)  # [B,i,j]
+    # The score of path j's extension by the one label that only i has.
+    crossing = jnp.where(jnp.swapaxes(only_j, 1, 2), scores[:, None], -jnp.inf).max(axis=-1)
+    rival = jnp.where(
+        (differing == 0)[..., None],
+        scores[:, None],
+        jnp.where((differing == 1)[..., None] & only_j, crossing[..., None], -jnp.inf),
+    )
+    own = scores[:, :, None]
+    place = jnp.arange(scores.shape[1])
+    earlier = (place[None, :] < place[:, None])[None, :, :, None]
+    itself = (place[None, :] == place[:, None])[None, :, :, None]
+    beaten = (rival > own) | ((rival == own) & earlier)
+    return (beaten & ~itself & (own > -jnp.inf)).any(axis=2)

@@ -1,0 +1,115 @@
+"""The training losses, per image, in nats (paper: training).
+
+Cross-entropies are summed over labels and averaged over steps, so that the parts weigh the same
+whatever the number of labels and steps.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from attn_lstm.models.decoder import Unrolled, pool_log_softmax
+from attn_lstm.ordering import emits_end_token, next_target
+
+
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of independent labels, summed over the last axis: float32[...,C] -> [...]."""
+    losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels)
+    return losses.sum(axis=-1)
+
+
+def set_step_loss(
+    target: str, step_logits: jax.Array, emitted: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Binary cross-entropy of every step against a set, averaged over the steps.
+
+    Args:
+      target: 'all', the whole label set [R]; 'remaining', without what was emitted before.
+      step_logits: float[B,T,C].
+      emitted: bool[B,T,C], labels emitted before each step.
+      labels: float32[B,C], 0 or 1.
+
+    Returns:
+      float32[B].
+
+    Raises:
+      ValueError: `target` is neither.
+    """
+    if target == "all":
+        wanted = jnp.broadcast_to(labels[:, None], step_logits.shape)
+    elif target == "remaining":
+        wanted = jnp.where(emitted, 0.0, labels[:, None])
+    else:
+        raise ValueError(f"unknown target {target!r}; choose one of: all, remaining")
+    return binary_cross_entropy(step_logits, wanted).mean(axis=-1)
+
+
+def sequence_step_loss(
+    order: str, step_logits: jax.Array, emitted: jax.Array, labels: jax.Array, rank: jax.Array
+) -> jax.Array:
+    """Softmax cross-entropy against the next true label in `order`, then the end token.
+
+    The softmax runs over the labels still in the pool and the end token. Steps behind the first
+    whose target is the end token do not count; the loss is the mean over those that do.
+
+    Args:
+      order: as in `ordering.next_target`; 'confidence' gives the 'ranked' target.
+      step_logits: float[B,T,C+1], the end token last.
+      emitted: bool[B,T,C], labels emitted before each step.
+      labels: float32[B,C], 0 or 1.
+      rank: int[C].
+
+    Returns:
+      float32[B].
+    """
+    remaining = (labels[:, None] > 0) & ~emitted
+    target = jax.vmap(
+        lambda logits, left: next_target(order, logits, left, rank), in_axes=1, out_axes=1
+    )(step_logits, remaining)
+    log_probs = pool_log_softmax(step_logits, emitted)
+    losses = -jnp.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]
+    at_end = target == labels.shape[-1]
+    counts = jnp.cumsum(at_end, axis=-1) - at_end == 0
+    return jnp.where(counts, losses, 0.0).sum(axis=-1) / counts.sum(axis=-1)
+
+
+def parts(
+    label_logits: jax.Array,
+    unrolled: Unrolled | None,
+    labels: jax.Array,
+    rank: jax.Array,
+    *,
+    order: str,
+    target: str,
+) -> dict[str, jax.Array]:
+    """The parts of one row's loss, float32[B] each; their sum is what is minimised.
+
+    'map' is M_map's own cross-entropy (weight 1); 'step' the mean over the decoder's steps, for
+    rows that have one: softmax against a sequence with an end token for the fixed orders and the
+    'ranked' target, else binary cross-entropy against a set.
+
+    Args:
+      label_logits: float32[B,C]; unrolled: the decoder's steps, or None.
+      labels: float32[B,C]; rank: int[C] by training frequency.
+      order: `config.order`; target: `config.decoder.target`.
+    """
+    losses = {"map": binary_cross_entropy(label_logits, labels)}
+    if unrolled is None:
+        return losses
+    if emits_end_token(order, target):
+        losses["step"] = sequence_step_loss(order, unrolled.logits, unrolled.emitted, labels, rank)
+    else:
+        losses["step"] = set_step_loss(target, unrolled.logits, unrolled.emitted, labels)
+    return losses
+
+
+def masked_mean(values: jax.Array, mask: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Mean of float[B] over the images of the mask, on all devices of `axis_name`.
+
+    NaN when the mask is empty everywhere: a mean of nothing is not a number.
+    """
+    total = jnp.where(mask, values, 0.0).sum()
+    count = mask.sum()
+    if axis_name is not None:
+        total, count = jax.lax.psum((total, count), axis_name)
+    return total / count

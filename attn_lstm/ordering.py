@@ -1,0 +1,54 @@
+"""Which label comes next: the paper's confidence order and the fixed orders of its tables."""
+
+import jax
+import jax.numpy as jnp
+
+ORDERS = ("confidence", "frequent_first", "rare_first")
+TARGETS = ("all", "remaining", "ranked")
+
+
+def next_target(method: str, logits: jax.Array, remaining: jax.Array, rank: jax.Array) -> jax.Array:
+    """The label of `remaining` that comes first in the order `method`.
+
+    With `remaining` = the true labels not yet emitted this is the target of a training step; with
+    `remaining` = the whole candidate pool and 'confidence' it is the emitted label l_t.
+
+    Args:
+      method: 'confidence' (largest logit), 'frequent_first' (smallest rank), 'rare_first'
+        (largest rank).
+      logits: float[B,C], this step's; entries beyond C (an end token) are ignored.
+      remaining: bool[B,C].
+      rank: int[C], place of each label by training frequency, 0 the most frequent.
+
+    Returns:
+      int32[B]; C, the index of the end token, where nothing remains. Ties go to the lower index.
+
+    Raises:
+      ValueError: `method` is none of `ORDERS`.
+    """
+    num_labels = remaining.shape[-1]
+    if method == "confidence":
+        priority = logits[..., :num_labels].astype(jnp.float32)
+    elif method == "frequent_first":
+        priority = -rank.astype(jnp.float32)
+    elif method == "rare_first":
+        priority = rank.astype(jnp.float32)
+    else:
+        raise ValueError(f"unknown order {method!r}; choose one of: {', '.join(ORDERS)}")
+    best = jnp.argmax(jnp.where(remaining, priority, -jnp.inf), axis=-1)
+    return jnp.where(remaining.any(axis=-1), best, num_labels).astype(jnp.int32)
+
+
+def frequency_rank(counts: jax.Array) -> jax.Array:
+    """Place of each label by training frequency: int32[C], 0 the most frequent.
+
+    Args:
+      counts: int[C], training images a label. Ties go to the lower index.
+    """
+    order = jnp.argsort(-jnp.asarray(counts), stable=True)
+    return jnp.zeros_like(order).at[order].set(jnp.arange(len(order))).astype(jnp.int32)
+
+
+def emits_end_token(order: str, target: str) -> bool:
+    """Whether a row's sequences end with a token of their own instead of at the threshold."""
+    return order != "confidence" or target == "ranked"

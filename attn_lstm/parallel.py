@@ -1,0 +1,79 @@
+"""One mesh over all devices of all hosts, and steps mapped over it."""
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "batch"
+SPLIT = PartitionSpec(AXIS)
+SPLIT_SECOND = PartitionSpec(None, AXIS)
+REPLICATED = PartitionSpec()
+
+PyTree = Any
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A one-axis mesh 'batch' over `devices`, by default all devices of all hosts."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+    """Places this host's rows of a batch on its devices: leaves [B_host,...] -> global [B,...].
+
+    Raises:
+      ValueError: the rows do not divide over the host's devices.
+    """
+    sharding = NamedSharding(mesh, SPLIT)
+    local = max(1, len(mesh.local_devices))
+    rows = len(jax.tree.leaves(batch)[0])
+    if rows % local:
+        raise ValueError(f"{rows} rows of this host do not divide over its {local} devices")
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The same values on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+
+
+def map_over_devices(
+    step: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    in_specs: Any,
+    out_specs: Any,
+    donate: tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """Compiles `step`, written for one device's rows, over the mesh.
+
+    Inside, collectives name the axis `AXIS`, as under `jax.pmap`; specs are `SPLIT` (rows over
+    devices) and `REPLICATED`. `donate` names arguments whose memory the result may reuse.
+    """
+    # Unchecked: gradients of replicated parameters are then each device's own, and the step
+    # says itself where they are summed.
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def prefetch(batches: Iterable[PyTree], mesh: Mesh, size: int = 2) -> Iterator[PyTree]:
+    """`shard_batch` of each batch, `size` of them ahead: transfers run beside the computation."""
+    batches = iter(batches)
+    queue = collections.deque(shard_batch(b, mesh) for b in itertools.islice(batches, size))
+    while queue:
+        yield queue.popleft()
+        queue.extend(shard_batch(b, mesh) for b in itertools.islice(batches, 1))
+
+
+def gather(tree: PyTree) -> PyTree:
+    """Global arrays, split over hosts or not, as NumPy arrays on every host."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, jax.device_get(tree))
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
