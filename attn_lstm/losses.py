@@ -18,8 +18,17 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return losses.sum(axis=-1)
 
 
+def smooth(labels: jax.Array, smoothing: float) -> jax.Array:
+    """Targets of independent labels moved towards 1/2: (1 - s) y + s / 2."""
+    return (1.0 - smoothing) * labels + 0.5 * smoothing
+
+
 def set_step_loss(
-    target: str, step_logits: jax.Array, emitted: jax.Array, labels: jax.Array
+    target: str,
+    step_logits: jax.Array,
+    emitted: jax.Array,
+    labels: jax.Array,
+    smoothing: float = 0.0,
 ) -> jax.Array:
     """Binary cross-entropy of every step against a set, averaged over the steps.
 
@@ -28,6 +37,7 @@ def set_step_loss(
       step_logits: float[B,T,C].
       emitted: bool[B,T,C], labels emitted before each step.
       labels: float32[B,C], 0 or 1.
+      smoothing: as in `smooth`.
 
     Returns:
       float32[B].
@@ -41,11 +51,16 @@ def set_step_loss(
         wanted = jnp.where(emitted, 0.0, labels[:, None])
     else:
         raise ValueError(f"unknown target {target!r}; choose one of: all, remaining")
-    return binary_cross_entropy(step_logits, wanted).mean(axis=-1)
+    return binary_cross_entropy(step_logits, smooth(wanted, smoothing)).mean(axis=-1)
 
 
 def sequence_step_loss(
-    order: str, step_logits: jax.Array, emitted: jax.Array, labels: jax.Array, rank: jax.Array
+    order: str,
+    step_logits: jax.Array,
+    emitted: jax.Array,
+    labels: jax.Array,
+    rank: jax.Array,
+    smoothing: float = 0.0,
 ) -> jax.Array:
     """Softmax cross-entropy against the next true label in `order`, then the end token.
 
@@ -58,6 +73,7 @@ def sequence_step_loss(
       emitted: bool[B,T,C], labels emitted before each step.
       labels: float32[B,C], 0 or 1.
       rank: int[C].
+      smoothing: weight of the uniform distribution over the pool and the end token in the target.
 
     Returns:
       float32[B].
@@ -68,6 +84,10 @@ def sequence_step_loss(
     )(step_logits, remaining)
     log_probs = pool_log_softmax(step_logits, emitted)
     losses = -jnp.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]
+    if smoothing:
+        in_pool = log_probs > -jnp.inf
+        uniform = -jnp.where(in_pool, log_probs, 0.0).sum(axis=-1) / in_pool.sum(axis=-1)
+        losses = (1.0 - smoothing) * losses + smoothing * uniform
     at_end = target == labels.shape[-1]
     counts = jnp.cumsum(at_end, axis=-1) - at_end == 0
     return jnp.where(counts, losses, 0.0).sum(axis=-1) / counts.sum(axis=-1)
@@ -81,6 +101,7 @@ def parts(
     *,
     order: str,
     target: str,
+    smoothing: float = 0.0,
 ) -> dict[str, jax.Array]:
     """The parts of one row's loss, float32[B] each; their sum is what is minimised.
 
@@ -92,14 +113,15 @@ def parts(
       label_logits: float32[B,C]; unrolled: the decoder's steps, or None.
       labels: float32[B,C]; rank: int[C] by training frequency.
       order: `config.order`; target: `config.decoder.target`.
+      smoothing: `config.label_smoothing`, the weight of a target that favours nothing.
     """
-    losses = {"map": binary_cross_entropy(label_logits, labels)}
+    losses = {"map": binary_cross_entropy(label_logits, smooth(labels, smoothing))}
     if unrolled is None:
         return losses
     if emits_end_token(order, target):
         losses["step"] = sequence_step_loss(order, unrolled.logits, unrolled.emitted, labels, rank)
     else:
-        losses["step"] = set_step_loss(target, unrolled.logits, unrolled.emitted, labels)
+        losses["step"] = set_step_loss(target, unrolled.logits, unrolled.emitted, labels, smoothing)
     return losses
 
 

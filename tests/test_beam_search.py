@@ -242,5 +242,5 @@ def test_the_trace_of_each_label_is_that_of_its_own_step():
 def test_bad_settings_are_refused(bad):
     step, state = independent_labels([0.5])
     settings = {"num_labels": 1, "beam_size": 1, "max_labels": 1, **bad}
-    with pytest.raises(ValueError, match="stop|sizes"):
+    with pytest.raises(ValueError, match=r"stop|sizes"):
         beam_search(step, state, **settings)

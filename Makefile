@@ -1,0 +1,45 @@
+# make demo   trains and evaluates on the embedded digits in a few minutes on a laptop
+# make test   the fast tests; with SLOW=1 all of them
+# make lint   style and format
+#
+# Each makes .venv when there is none. PYTHON names the interpreter for it, 3.11 or later.
+
+PYTHON ?= python3
+DEMO_DIR ?= runs/demo
+DEMO_FLAGS ?=
+TEST_FLAGS ?=
+SLOW ?=
+
+.PHONY: demo test lint
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+demo: .venv/.installed
+	.venv/bin/python train.py --config=configs/digits.py:order_free --workdir=$(DEMO_DIR) $(DEMO_FLAGS)
+	.venv/bin/python eval.py --workdir=$(DEMO_DIR) --split=validation --tune
+	.venv/bin/python eval.py --workdir=$(DEMO_DIR) --split=test
+
+test: .venv/.installed-test
+	.venv/bin/python -m pytest $(if $(SLOW),,-m "not slow") $(TEST_FLAGS)
+
+lint: .venv/.installed-test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+# The stamps are written last, so an interrupted installation is taken up again; a .venv that was
+# left without a working pip is made anew.
+.venv/.installed: setup.py
+	$(venv)
+	.venv/bin/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/.installed-test: setup.py
+	$(venv)
+	.venv/bin/python -m pip install --quiet --editable '.[test]'
+	touch .venv/.installed $@
+
+define venv
+@.venv/bin/python -m pip --version >/dev/null 2>&1 || { \
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, this is %d.%d; name another with PYTHON=..." % sys.version_info[:2])' \
+	&& echo 'making .venv' && $(PYTHON) -m venv --clear .venv; }
+endef

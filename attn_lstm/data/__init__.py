@@ -1,0 +1,75 @@
+"""Data sets: from a config to a `Split`, and (in `pipeline`) from a `Split` to batches.
+
+Importing this package does not import TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attn_lstm.data.split import Batch, FileSource, ImageSource, RecordSource, Split, holdout
+from attn_lstm.errors import UserError
+
+__all__ = [
+    "READERS",
+    "Batch",
+    "FileSource",
+    "ImageSource",
+    "RecordSource",
+    "Split",
+    "holdout",
+    "load_split",
+]
+
+SPLITS = ("train", "validation", "test")
+
+
+def _digits(config: Any, split: str) -> Split:
+    from attn_lstm.data.digits import load_digits_split
+
+    return load_digits_split(config.path, split)
+
+
+def _coco(config: Any, split: str) -> Split:
+    from attn_lstm.data.coco import load_coco_split
+
+    return load_coco_split(
+        config.path,
+        split,
+        drop_unlabelled=config.drop_unlabelled,
+        validation_fraction=config.validation_fraction,
+        split_seed=config.split_seed,
+        download=config.download,
+    )
+
+
+# Each reader imports its own dependencies: a data set that is not asked for costs nothing.
+READERS: dict[str, Callable[[Any, str], Split]] = {"coco": _coco, "digits": _digits}
+
+
+def load_split(data_config: Any, name: str) -> Split:
+    """Opens one split of the data set that a config names.
+
+    Args:
+        data_config: a ConfigDict with the fields `name`, `path`, `drop_unlabelled`,
+            `validation_fraction`, `split_seed` and `download`.
+        name: 'train', 'validation' (held out of the training data) or 'test'.
+
+    Raises:
+        UserError: an unknown data set or split, data that is missing or malformed, or a split
+            that holds no image.
+    """
+    if data_config.name not in READERS:
+        raise UserError(
+            f"data.name is {data_config.name!r}: choose from {', '.join(sorted(READERS))}"
+        )
+    if name not in SPLITS:
+        raise UserError(f"split is {name!r}: choose from {', '.join(SPLITS)}")
+    split = READERS[data_config.name](data_config, name)
+    if not len(split):
+        raise UserError(
+            f"the {name} split of {data_config.name} in {data_config.path or 'its folder'} "
+            "holds no image"
+        )
+    return split

@@ -1,0 +1,360 @@
+"""From a `Split` to the batches of one host, in tf.data.
+
+Every order here is a pure function of integers. In training, position q of an endless sequence
+belongs to epoch q // N; within an epoch the rows are permuted by (seed, epoch), and batch s takes
+the positions [s B, (s + 1) B). A run that starts at step s therefore goes on exactly as one that
+came by it, without reading what lies before. Augmentation is seeded by (seed, epoch, row).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from absl import logging
+
+from attn_lstm.data import preprocess
+from attn_lstm.data.cpu_tensorflow import tf
+from attn_lstm.data.split import Batch, Split
+from attn_lstm.errors import UserError
+
+ON_BAD_IMAGE = ("error", "skip")
+OnBadImage = Literal["error", "skip"]
+
+_ORDER_ROUNDS = 8  # of the permutation's cipher; at its minimum of 4 neighbours stay related
+_MAX_SEED = 2**31 - 1
+_LISTED = 5  # bad images named in one message
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training images are changed at random; everything is off unless asked for.
+
+    Attributes:
+        flip: mirror left to right, half of the time.
+        crop_scale: (least, most) part of the image's area that a random crop of aspect ratio 3/4
+            to 4/3 keeps, in place of the resize rule; None for no random crop.
+        randaugment_layers: RandAugment operations on each image; 0 for none.
+        randaugment_magnitude: their strength, 0 to 30.
+        cutout: side in pixels of a square that is blanked; 0 for none.
+    """
+
+    flip: bool = False
+    crop_scale: tuple[float, float] | None = None
+    randaugment_layers: int = 0
+    randaugment_magnitude: int = 9
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crop_scale is not None:
+            least, most = self.crop_scale
+            if not 0 < least <= most <= 1:
+                raise UserError(
+                    f"augment.crop_scale is ({least}, {most}): give 0 < least <= most <= 1"
+                )
+        if self.randaugment_layers < 0:
+            raise UserError(
+                f"augment.randaugment_layers is {self.randaugment_layers}: give 0 or more"
+            )
+        if not 0 <= self.randaugment_magnitude <= preprocess.MAX_MAGNITUDE:
+            raise UserError(
+                f"augment.randaugment_magnitude is {self.randaugment_magnitude}: "
+                f"give 0 to {preprocess.MAX_MAGNITUDE}"
+            )
+        if self.cutout < 0:
+            raise UserError(f"augment.cutout is {self.cutout}: give 0 or more pixels")
+
+
+# -------------------------------------------------------------------------- order, as integers
+
+
+def eval_steps(n: int, batch_size: int) -> int:
+    """Batches in which `n` examples are evaluated, on every host: ceil(n / batch_size)."""
+    return -(-n // batch_size)
+
+
+def host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The contiguous part of each global batch that host `process_index` holds.
+
+    Raises:
+        UserError: a batch size that is not a positive multiple of the number of hosts.
+    """
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"batch_size is {batch_size}: give a positive multiple of the {process_count} hosts"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index} of {process_count}")
+    part = batch_size // process_count
+    return slice(process_index * part, (process_index + 1) * part)
+
+
+def _epoch_key(seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    """int32[3], the key of an epoch's permutation.
+
+    Hashed: with the epoch's number itself as its key, `random_index_shuffle` repeats the order of
+    a small split every 256 epochs.
+    """
+    state = tf.random.fold_in(tf.constant([seed, 1], tf.int32), epoch)
+    return tf.random.stateless_uniform([3], state, minval=None, maxval=None, dtype=tf.int32)
+
+
+def _training_order(
+    n: int, batch_size: int, seed: int, step: tf.Tensor | int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """(row, epoch) of the global batch `step`, int64[B] each."""
+    position = tf.cast(step, tf.int64) * batch_size + tf.range(batch_size, dtype=tf.int64)
+    epoch = position // n
+    epochs = tf.range(epoch[0], epoch[-1] + 1)  # one or two, unless the split is very small
+    keys = tf.map_fn(lambda epoch: _epoch_key(seed, epoch), epochs, fn_output_signature=tf.int32)
+    row = tf.random_index_shuffle(
+        position % n,
+        tf.gather(keys, epoch - epoch[0]),
+        tf.constant(n - 1, tf.int64),
+        rounds=_ORDER_ROUNDS,
+    )
+    return row, epoch
+
+
+def training_rows(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """int64[B]: the rows of the global training batch `step` of a split of n examples."""
+    return _training_order(n, batch_size, seed, step)[0].numpy()
+
+
+# ---------------------------------------------------------------------------- the tf.data graph
+
+
+def _read_or_blank(split: Split, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """int64[] -> (uint8[h,w,3], bool[]): the image and True, or one black pixel and False.
+
+    TensorFlow has no `try`, but a data set that ignores its errors and has something to go on
+    with is one. So a bad image neither ends the epoch nor moves another row.
+    """
+
+    def read(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return preprocess.decode(split.images.read(row)), tf.constant(True)
+
+    attempt = tf.data.Dataset.from_tensors(row).filter(lambda row: row >= 0).map(read)
+    blank = tf.data.Dataset.from_tensors((tf.zeros([1, 1, 3], tf.uint8), tf.constant(False)))
+    return attempt.ignore_errors().concatenate(blank).take(1).get_single_element()
+
+
+def _augmented(
+    image: tf.Tensor, size: int, rule: str, augment: Augment, seed: tf.Tensor
+) -> tf.Tensor:
+    # Each operation has its own seed whether the others are on or not: one can be ablated alone.
+    crop, flip, rand, cutout = tf.unstack(tf.random.split(seed, 4))
+    if augment.crop_scale is None:
+        image = preprocess.resize(image, size, rule)
+    else:
+        image = preprocess.random_resized_crop(image, crop, size, augment.crop_scale)
+    if augment.flip:
+        image = preprocess.random_flip(image, flip)
+    if augment.randaugment_layers:
+        image = preprocess.randaugment(
+            image, rand, augment.randaugment_layers, augment.randaugment_magnitude
+        )
+    if augment.cutout:
+        image = preprocess.cutout(image, cutout, augment.cutout)
+    return image
+
+
+def _example_seed(seed: int, epoch: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+    """int32[2] from (seed, epoch, row)."""
+    base = tf.constant([seed, 0], tf.int32)
+    return tf.random.fold_in(tf.random.fold_in(base, epoch), row)
+
+
+def _batched(
+    rows: tf.data.Dataset,
+    split: Split,
+    batch_size: int,
+    finish: Callable[..., tf.Tensor],
+) -> tf.data.Dataset:
+    """Elements (row, ...) -> (image, labels, mask, row) in batches.
+
+    Args:
+        rows: elements (row int64[], ...); row -1 for padding.
+        split: where the rows lie.
+        batch_size: of this host.
+        finish: (image uint8[h,w,3], row, ...) -> uint8[size,size,3].
+    """
+    # A tensor outside of the graph: referred to, not copied into it.
+    labels = tf.constant(split.labels)
+
+    def example(row: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        image, good = _read_or_blank(split, row)
+        image = finish(image, row, *rest)
+        return (
+            tf.where(good, image, tf.zeros_like(image)),
+            tf.cast(tf.gather(labels, tf.maximum(row, 0)) & (row >= 0), tf.float32),
+            good,
+            tf.cast(row, tf.int32),
+        )
+
+    options = tf.data.Options()
+    options.deterministic = True
+    # Images are the unit of parallel work: ops that split themselves further only contend.
+    options.threading.max_intra_op_parallelism = 1
+    return (
+        rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+        .with_options(options)
+    )
+
+
+# -------------------------------------------------------------------------------- the iterators
+
+
+class Batches(Iterator[Batch]):
+    """Iterates over the batches of one host.
+
+    Attributes:
+        bad: row of the split -> what is wrong with its image, for every image seen so far that
+            could not be read or decoded (always empty under 'error').
+
+    Raises:
+        UserError: from `next`, under 'error', when an image cannot be read or decoded.
+    """
+
+    def __init__(self, dataset: tf.data.Dataset, split: Split, on_bad_image: OnBadImage) -> None:
+        if on_bad_image not in ON_BAD_IMAGE:
+            raise UserError(
+                f"data.on_bad_image is {on_bad_image!r}: choose from {', '.join(ON_BAD_IMAGE)}"
+            )
+        self.bad: dict[int, str] = {}
+        self._split = split
+        self._on_bad_image = on_bad_image
+        self._batches = dataset.as_numpy_iterator()
+
+    def __next__(self) -> Batch:
+        batch = Batch(*next(self._batches))
+        failed = batch.image_id[(batch.image_id >= 0) & ~batch.mask].tolist()
+        new = {row: _diagnosis(self._split, row) for row in failed if row not in self.bad}
+        if new and self._on_bad_image == "error":
+            raise UserError(_complaint(self._split, new))
+        for row, reason in new.items():
+            self.bad[row] = reason
+            logging.warning(
+                "Left out %s: %s (%d bad images so far)",
+                self._split.images.name(row),
+                reason,
+                len(self.bad),
+            )
+        return batch
+
+
+def _diagnosis(split: Split, row: int) -> str:
+    """Why the image of `row` could not be read or decoded: one line."""
+    try:
+        preprocess.decode(split.images.read(tf.constant(row, tf.int64)))
+    except tf.errors.OpError as error:
+        return _first_line(error.message)
+    return "it could not be read at first, but could a moment later (a failing disk or network?)"
+
+
+def _first_line(message: str) -> str:
+    """TensorFlow's message without the name of its op and whatever follows the first line."""
+    return re.sub(r"^\{\{function_node .*?\}\} | \[Op:.*$", "", message.strip().split("\n")[0])
+
+
+def _complaint(split: Split, bad: Mapping[int, str]) -> str:
+    listed = [f"{split.images.name(row)} ({reason})" for row, reason in bad.items()][:_LISTED]
+    more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+    return (
+        f"cannot read {'; '.join(listed)}{more}: repair or remove the image, "
+        "or leave such images out with data.on_bad_image=skip"
+    )
+
+
+def _check(split: Split, image_size: int, resize: str, seed: int = 0) -> None:
+    if not len(split):
+        raise UserError(f"the {split.name} split of {split.dataset} holds no image")
+    if image_size < 1:
+        raise UserError(f"data.image_size is {image_size}: give at least 1 pixel")
+    if resize not in preprocess.RESIZE_RULES:
+        raise UserError(
+            f"data.resize is {resize!r}: choose from {', '.join(preprocess.RESIZE_RULES)}"
+        )
+    if not 0 <= seed <= _MAX_SEED:
+        raise UserError(f"seed is {seed}: give 0 to {_MAX_SEED}")
+
+
+def train_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    image_size: int,
+    resize: str,
+    augment: Augment,
+    seed: int,
+    start_step: int,
+    on_bad_image: OnBadImage,
+    process_index: int,
+    process_count: int,
+) -> Batches:
+    """An endless sequence of this host's part of the global training batches.
+
+    Args:
+        split: N examples.
+        batch_size: examples in a global batch; each host yields batch_size / process_count.
+        image_size: height and width of the images, in pixels.
+        resize: a rule of `preprocess.RESIZE_RULES`, unless `augment` crops at random.
+        augment: the random changes.
+        seed: of the order and of the augmentation, 0 to 2^31 - 1.
+        start_step: the first batch to yield, at no cost whatever it is.
+        on_bad_image: 'error' raises a `UserError` that names an image that cannot be decoded;
+            'skip' masks it, in every batch alike, and logs it once.
+        process_index: this host's.
+        process_count: the number of hosts.
+
+    Raises:
+        UserError: an argument outside of what is stated here, or a split without images.
+    """
+    _check(split, image_size, resize, seed)
+    part = host_rows(batch_size, process_index, process_count)
+
+    def order(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        row, epoch = _training_order(len(split), batch_size, seed, step)
+        return row[part], epoch[part]
+
+    def finish(image: tf.Tensor, row: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        return _augmented(image, image_size, resize, augment, _example_seed(seed, epoch, row))
+
+    rows = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(order).unbatch()
+    dataset = _batched(rows, split, part.stop - part.start, finish)
+    return Batches(dataset, split, on_bad_image)
+
+
+def eval_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    image_size: int,
+    resize: str,
+    on_bad_image: OnBadImage,
+    process_index: int,
+    process_count: int,
+) -> Batches:
+    """This host's part of `eval_steps(len(split), batch_size)` batches: each row once, in order.
+
+    The last global batch is filled up with zero images, mask False and image_id -1. The
+    arguments are those of `train_batches`.
+    """
+    _check(split, image_size, resize)
+    part = host_rows(batch_size, process_index, process_count)
+
+    def order(step: tf.Tensor) -> tf.Tensor:
+        row = step * batch_size + tf.range(part.start, part.stop, dtype=tf.int64)
+        return tf.where(row < len(split), row, -1)
+
+    def finish(image: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+        return preprocess.resize(image, image_size, resize)
+
+    rows = tf.data.Dataset.range(eval_steps(len(split), batch_size)).map(order).unbatch()
+    dataset = _batched(rows, split, part.stop - part.start, finish)
+    return Batches(dataset, split, on_bad_image)

@@ -1,0 +1,364 @@
+"""Decoding, resizing and augmenting one image, in TensorFlow ops only.
+
+Every function takes and returns one image, works eagerly and inside `Dataset.map`, and gives
+uint8. What is random takes its numbers from a stateless `seed` int32[2]: equal seeds give equal
+images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from attn_lstm.data.cpu_tensorflow import tf
+
+CROP_RATIO = 0.875  # 224 / 256, the central part that image classifiers are tested on
+GREY = 128  # what uncovered and cut-out pixels are filled with
+
+
+# ------------------------------------------------------------------------------------ decoding
+
+
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+    """string[] with a JPEG, PNG, BMP or GIF (its first frame) -> uint8[h,w,3].
+
+    Greyscale is repeated over the channels, transparency is dropped, and so is a note (EXIF) that
+    the picture is to be turned. TensorFlow takes the palette of a BMP for shades of grey.
+
+    Raises:
+        tf.errors.InvalidArgumentError: not such an image, or a damaged one.
+    """
+
+    def jpeg() -> tf.Tensor:
+        # TensorFlow's default is a faster, coarser transform than PIL's and torchvision's, with
+        # which published weights were trained.
+        return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+
+    def bmp() -> tf.Tensor:
+        # TensorFlow's decoder does not convert a BMP's channels; it has 1, 3 or 4 of them.
+        pixels = tf.io.decode_bmp(encoded)
+        return tf.cond(
+            tf.shape(pixels)[-1] == 1,
+            lambda: tf.repeat(pixels, 3, axis=-1),
+            lambda: pixels[..., :3],
+        )
+
+    def other() -> tf.Tensor:
+        return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+    start = tf.strings.substr(encoded, 0, 2)
+    image = tf.case([(start == b"\xff\xd8", jpeg), (start == b"BM", bmp)], default=other)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+# ------------------------------------------------------------------------------------ resizing
+
+
+def to_uint8(image: tf.Tensor) -> tf.Tensor:
+    """float32[...] -> uint8[...]: rounded, and cut at 0 and 255."""
+    return tf.saturate_cast(tf.round(image), tf.uint8)
+
+
+def _resample(image: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) -> tf.Tensor:
+    # Without antialiasing, shrinking a photograph skips pixels: a gap to torchvision and PIL.
+    return tf.cond(
+        tf.reduce_all(tf.shape(image)[:2] == [height, width]),
+        lambda: image,
+        lambda: to_uint8(tf.image.resize(image, [height, width], "bilinear", antialias=True)),
+    )
+
+
+def _scaled(length: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
+    return tf.maximum(1, tf.cast(tf.round(tf.cast(length, tf.float32) * by), tf.int32))
+
+
+def _squash(image: tf.Tensor, size: int, ratio: float) -> tf.Tensor:
+    return _resample(image, size, size)
+
+
+def _crop(image: tf.Tensor, size: int, ratio: float) -> tf.Tensor:
+    shorter = round(size / ratio)
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    by = shorter / tf.minimum(height, width)
+    image = _resample(
+        image,
+        tf.maximum(shorter, _scaled(height, tf.cast(by, tf.float32))),
+        tf.maximum(shorter, _scaled(width, tf.cast(by, tf.float32))),
+    )
+    top = (tf.shape(image)[0] - size) // 2
+    left = (tf.shape(image)[1] - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def _pad(image: tf.Tensor, size: int, ratio: float) -> tf.Tensor:
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    by = tf.cast(size / tf.maximum(height, width), tf.float32)
+    height, width = (tf.minimum(size, _scaled(length, by)) for length in (height, width))
+    image = _resample(image, height, width)
+    return tf.image.pad_to_bounding_box(
+        image, (size - height) // 2, (size - width) // 2, size, size
+    )
+
+
+RESIZE_RULES: dict[str, Callable[[tf.Tensor, int, float], tf.Tensor]] = {
+    "squash": _squash,
+    "crop": _crop,
+    "pad": _pad,
+}
+
+
+def resize(image: tf.Tensor, size: int, rule: str, crop_ratio: float = CROP_RATIO) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[size,size,3], bilinear with antialiasing.
+
+    Args:
+        image: the decoded image.
+        size: height and width of the result in pixels.
+        rule: 'squash' changes the aspect ratio; 'crop' scales the shorter side to
+            round(size / crop_ratio) pixels and keeps the centre; 'pad' scales the longer side to
+            `size` and centres the image between zeros.
+        crop_ratio: see 'crop'; 0 < crop_ratio <= 1.
+
+    Raises:
+        KeyError: a rule that is not in `RESIZE_RULES`.
+    """
+    return tf.ensure_shape(RESIZE_RULES[rule](image, size, crop_ratio), [size, size, 3])
+
+
+# ------------------------------------------------------------------------- random crop and flip
+
+
+def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3], mirrored left to right half of the time."""
+    return tf.image.stateless_random_flip_left_right(image, seed)
+
+
+def random_resized_crop(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[size,size,3]: a random box of the image, squashed to the size.
+
+    Args:
+        image: the decoded image.
+        seed: int32[2].
+        size: height and width of the result in pixels.
+        scale: least and most part of the image's area that the box covers.
+        ratio: least and most width / height of the box. When no such box fits after ten tries,
+            it is the whole image.
+    """
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        bounding_boxes=tf.zeros([1, 0, 4]),
+        seed=seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=ratio,
+        area_range=scale,
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return resize(tf.slice(image, begin, extent), size, "squash")
+
+
+def cutout(image: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3] with a grey square (DeVries and Taylor, 2017).
+
+    The square's side is `size` pixels; its centre lies anywhere in the image, so that a part of
+    the square may lie outside.
+    """
+    shape = tf.shape(image)
+    centre = tf.random.stateless_uniform([2], seed) * tf.cast(shape[:2], tf.float32)
+    centre = tf.cast(centre, tf.int32)
+    begin = centre - size // 2
+    rows, columns = tf.range(shape[0]), tf.range(shape[1])
+    inside_rows = (rows >= begin[0]) & (rows < begin[0] + size)
+    inside_columns = (columns >= begin[1]) & (columns < begin[1] + size)
+    inside = inside_rows[:, None, None] & inside_columns[None, :, None]
+    return tf.where(inside, tf.constant(GREY, tf.uint8), image)
+
+
+# -------------------------------------------------------------------------------- RandAugment
+#
+# The fourteen operations of Cubuk et al. (2020), each as PIL defines it; strengths as in
+# torchvision: none at magnitude 0, at magnitude 30 as `RANDAUGMENT_OPS` says.
+
+MAX_MAGNITUDE = 30
+_LUMA = (19595, 38470, 7471)  # PIL's weights of red, green and blue, in 1/65536
+
+
+def autocontrast(image: tf.Tensor) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: each channel stretched to 0 .. 255; one that is flat stays."""
+    low = tf.cast(tf.reduce_min(image, axis=(0, 1)), tf.float32)
+    high = tf.cast(tf.reduce_max(image, axis=(0, 1)), tf.float32)
+    stretched = (tf.cast(image, tf.float32) - low) * tf.math.divide_no_nan(255.0, high - low)
+    return tf.where(high > low, tf.saturate_cast(tf.floor(stretched + 1e-3), tf.uint8), image)
+
+
+def equalize(image: tf.Tensor) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: each channel's histogram made flat."""
+
+    def channel(values: tf.Tensor) -> tf.Tensor:
+        histogram = tf.math.bincount(tf.reshape(values, [-1]), minlength=256, maxlength=256)
+        last = tf.boolean_mask(histogram, histogram > 0)[-1]
+        step = (tf.reduce_sum(histogram) - last) // 255
+        table = (step // 2 + tf.cumsum(histogram, exclusive=True)) // tf.maximum(step, 1)
+        return tf.where(step > 0, tf.gather(tf.clip_by_value(table, 0, 255), values), values)
+
+    values = tf.cast(image, tf.int32)
+    return tf.cast(tf.stack([channel(values[..., c]) for c in range(3)], axis=-1), tf.uint8)
+
+
+def solarize(image: tf.Tensor, threshold: tf.Tensor | float) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: values of `threshold` and above are inverted."""
+    return tf.where(tf.cast(image, tf.float32) >= threshold, 255 - image, image)
+
+
+def posterize(image: tf.Tensor, bits: tf.Tensor | int) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: only the upper `bits` of each value are kept."""
+    shift = tf.cast(8 - bits, tf.uint8)
+    return tf.bitwise.left_shift(tf.bitwise.right_shift(image, shift), shift)
+
+
+def _luma(image: tf.Tensor) -> tf.Tensor:
+    """uint8[h,w,3] -> int32[h,w,1]."""
+    weighted = tf.reduce_sum(tf.cast(image, tf.int32) * _LUMA, axis=-1, keepdims=True)
+    return tf.bitwise.right_shift(weighted + 0x8000, 16)
+
+
+def _blend(plain: tf.Tensor, image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """`plain` at factor 0, `image` at 1, and the line through both elsewhere; like PIL, floored."""
+    plain, image = tf.cast(plain, tf.float32), tf.cast(image, tf.float32)
+    return tf.saturate_cast(tf.floor(plain + factor * (image - plain)), tf.uint8)
+
+
+def color(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: saturation; greyscale at factor 0."""
+    return _blend(_luma(image), image, factor)
+
+
+def contrast(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: distance from the mean brightness; a flat grey at factor 0."""
+    mean = tf.floor(tf.reduce_mean(tf.cast(_luma(image), tf.float32)) + 0.5)
+    return _blend(mean, image, factor)
+
+
+def brightness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: black at factor 0."""
+    return _blend(0.0, image, factor)
+
+
+def sharpness(image: tf.Tensor, factor: tf.Tensor | float) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: smoothed by a 3 x 3 filter at factor 0; the border stays."""
+    kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32) / 13
+    kernel = tf.tile(kernel[:, :, None, None], [1, 1, 3, 1])
+    padded = tf.pad(tf.cast(image, tf.float32), [[1, 1], [1, 1], [0, 0]])[None]
+    smooth = tf.round(tf.nn.depthwise_conv2d(padded, kernel, [1, 1, 1, 1], "VALID")[0])
+    shape = tf.shape(image)
+    rows, columns = tf.range(shape[0])[:, None, None], tf.range(shape[1])[None, :, None]
+    border = (rows == 0) | (rows == shape[0] - 1) | (columns == 0) | (columns == shape[1] - 1)
+    return _blend(tf.where(border, tf.cast(image, tf.float32), smooth), image, factor)
+
+
+def affine(image: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: pixel (x, y) is taken from (a x + b y + c, d x + e y + f).
+
+    The nearest pixel is taken, and grey where there is none.
+
+    Args:
+        image: the image.
+        matrix: float32[6], (a, b, c, d, e, f); x counts columns, y rows, from the upper left.
+    """
+    transform = tf.concat([tf.cast(matrix, tf.float32), [0.0, 0.0]], axis=0)[None]
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=transform,
+        output_shape=tf.shape(image)[:2],
+        fill_value=float(GREY),
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+    )
+    return moved[0]
+
+
+def rotate(image: tf.Tensor, degrees: tf.Tensor | float) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: turned counter-clockwise about the centre."""
+    angle = tf.cast(degrees, tf.float32) * (math.pi / 180)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    x = (tf.cast(tf.shape(image)[1], tf.float32) - 1) / 2
+    y = (tf.cast(tf.shape(image)[0], tf.float32) - 1) / 2
+    return affine(
+        image, tf.stack([cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y])
+    )
+
+
+def shear_x(image: tf.Tensor, amount: tf.Tensor | float) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: each row moves left by `amount` pixels for each row above."""
+    return affine(image, tf.stack([1.0, amount, 0.0, 0.0, 1.0, 0.0]))
+
+
+def shear_y(image: tf.Tensor, amount: tf.Tensor | float) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: each column moves up by `amount` for each column before."""
+    return affine(image, tf.stack([1.0, 0.0, 0.0, amount, 1.0, 0.0]))
+
+
+def translate_x(image: tf.Tensor, pixels: tf.Tensor | float) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: moved left by `pixels`."""
+    return affine(image, tf.stack([1.0, 0.0, pixels, 0.0, 1.0, 0.0]))
+
+
+def translate_y(image: tf.Tensor, pixels: tf.Tensor | float) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: moved up by `pixels`."""
+    return affine(image, tf.stack([1.0, 0.0, 0.0, 0.0, 1.0, pixels]))
+
+
+# Name -> (image, signed strength in -1 .. 1) -> image. For operations without a direction, only
+# the size of the strength counts.
+RANDAUGMENT_OPS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "identity": lambda image, by: image,
+    "autocontrast": lambda image, by: autocontrast(image),
+    "equalize": lambda image, by: equalize(image),
+    "rotate": lambda image, by: rotate(image, 30 * by),
+    "solarize": lambda image, by: solarize(image, 256 - 256 * tf.abs(by)),
+    "color": lambda image, by: color(image, 1 + 0.9 * by),
+    "posterize": lambda image, by: posterize(
+        image, 8 - tf.cast(tf.round(4 * tf.abs(by)), tf.int32)
+    ),
+    "contrast": lambda image, by: contrast(image, 1 + 0.9 * by),
+    "brightness": lambda image, by: brightness(image, 1 + 0.9 * by),
+    "sharpness": lambda image, by: sharpness(image, 1 + 0.9 * by),
+    "shear_x": lambda image, by: shear_x(image, 0.3 * by),
+    "shear_y": lambda image, by: shear_y(image, 0.3 * by),
+    "translate_x": lambda image, by: translate_x(image, 0.45 * by * _width(image)),
+    "translate_y": lambda image, by: translate_y(image, 0.45 * by * _height(image)),
+}
+
+
+def _height(image: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.shape(image)[0], tf.float32)
+
+
+def _width(image: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.shape(image)[1], tf.float32)
+
+
+def randaugment(image: tf.Tensor, seed: tf.Tensor, num_layers: int, magnitude: float) -> tf.Tensor:
+    """uint8[h,w,3] -> uint8[h,w,3]: RandAugment (Cubuk et al., 2020).
+
+    Args:
+        image: the image.
+        seed: int32[2].
+        num_layers: how many operations are applied, each drawn from `RANDAUGMENT_OPS` anew.
+        magnitude: their common strength, 0 to `MAX_MAGNITUDE`; the direction is random.
+    """
+    strength = magnitude / MAX_MAGNITUDE
+    for layer_seed in tf.unstack(tf.random.split(seed, num_layers)):
+        which, sign = tf.unstack(tf.random.split(layer_seed, 2))
+        index = tf.random.stateless_uniform([], which, maxval=len(RANDAUGMENT_OPS), dtype=tf.int32)
+        signed = tf.where(tf.random.stateless_uniform([], sign) < 0.5, -strength, strength)
+        # `partial` binds this layer's image; a closure would see the last one.
+        branches = [partial(op, image, signed) for op in RANDAUGMENT_OPS.values()]
+        image = tf.ensure_shape(tf.switch_case(index, branches), image.shape)
+    return image

@@ -1,0 +1,118 @@
+"""What one update hands to the next, and the optimizer that makes it."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import traverse_util
+
+from attn_lstm.models.network import Network
+from attn_lstm.prediction import emit_most_confident
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that the next step depends on, beside the config."""
+
+    step: jax.Array  # int32[], finished updates
+    params: PyTree  # float32
+    batch_stats: PyTree  # float32
+    opt_state: PyTree
+    average: PyTree | None  # float32, moving average of params; None when config.ema.decay is 0
+    # Sums over the images since the last log line, so that a resumed run logs the same means.
+    totals: dict[str, jax.Array]  # float32[] each, 'images' among them
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """What is evaluated and used: the average where there is one."""
+        params = self.params if self.average is None else self.average
+        return {"params": params, "batch_stats": self.batch_stats}
+
+
+def create_state(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    image_size: int,
+    seed: int,
+    averaged: bool,
+    loss_names: tuple[str, ...],
+) -> TrainState:
+    """Random parameters from `seed`, zero steps; pure, to be jitted by the caller."""
+    images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+    variables = network.init(jax.random.key(seed), images, emit_most_confident, steps=1)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(params),
+        average=jax.tree.map(jnp.copy, params) if averaged else None,
+        totals={name: jnp.float32(0) for name in (*loss_names, "images")},
+    )
+
+
+def create_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then constant or cosine to zero at `steps`."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0 if warmup else peak, peak, warmup, max(steps, warmup + 1)
+        )
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup]
+    )
+
+
+def create_optimizer(
+    config: ml_collections.ConfigDict,
+    schedule: optax.Schedule,
+    *,
+    frozen: bool,
+    joins_at: int,
+    scale: float,
+) -> optax.GradientTransformation:
+    """The optimizer of `config.optimizer`, in two groups: the head and the backbone.
+
+    Weight decay is decoupled and applies to kernels only, not to biases and norms.
+
+    Args:
+      config: its fields.
+      schedule: learning rate of the head by step.
+      frozen: the backbone gets no update and no state.
+      joins_at: finished updates after which the backbone learns too.
+      scale: the backbone's learning rate over the head's.
+    """
+
+    def group(rate: optax.Schedule) -> optax.GradientTransformation:
+        if config.name == "adam":
+            return optax.adamw(rate, weight_decay=config.weight_decay, mask=_kernels)
+        return optax.chain(
+            optax.add_decayed_weights(config.weight_decay, _kernels),
+            optax.sgd(rate, momentum=0.9),
+        )
+
+    if frozen:
+        backbone = optax.set_to_zero()
+    else:
+        backbone = group(lambda step: scale * schedule(step + joins_at))
+        if joins_at:
+            backbone = optax.conditionally_mask(backbone, lambda step: step >= joins_at)
+    update = optax.multi_transform({"head": group(schedule), "backbone": backbone}, _group_of)
+    if config.clip_norm > 0:
+        update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    return update
+
+
+def _kernels(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+def _group_of(params: PyTree) -> PyTree:
+    return traverse_util.path_aware_map(
+        lambda path, _: "backbone" if path[0] == "backbone" else "head", params
+    )

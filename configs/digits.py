@@ -1,0 +1,33 @@
+"""The embedded data set: scenes of handwritten digits, for a first run on a laptop.
+
+    python train.py --config=configs/digits.py:order_free --workdir=runs/digits
+
+reaches C-F1 and O-F1 above 94 on the test split in a few minutes on 2 cores.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(method: str = "order_free") -> ml_collections.ConfigDict:
+    """See `configs.common` for the fields and the methods."""
+    config = common.get_config()
+    config.data.name = "digits"
+    config.data.image_size = 64
+    config.data.augment.flip = False  # a mirrored digit is another sign
+    config.backbone.name = "small"
+    config.backbone.frozen = False
+    config.decoder.hidden = 128
+    config.decoder.attention = 64
+    config.decoder.max_labels = 4
+    config.decoder.dropout = 0.1
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.warmup_steps = 100
+    config.optimizer.clip_norm = 5.0
+    config.train.steps = 750
+    config.train.eval_every = 250
+    config.train.checkpoint_every = 250
+    config.eval.batch_size = 200
+    return common.apply_method(config, method)

@@ -1,0 +1,294 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance, ImageOps
+
+from attn_lstm.data import preprocess
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (24, 36, 3), np.uint8)
+# Smooth, so that resampling can be compared.
+RAMP = np.stack(
+    [
+        np.add.outer(np.arange(48) * 3, np.arange(64)),
+        np.add.outer(np.arange(48), np.arange(64) * 3),
+        np.full((48, 64), 77),
+    ],
+    axis=-1,
+).astype(np.uint8)
+
+
+def both_ways(function, *values):
+    """The result of `function`, after checking that a graph computes what eager execution does."""
+    tensors = [tf.constant(value) for value in values]
+    eager = function(*tensors).numpy()
+    dataset = tf.data.Dataset.from_tensors(tuple(tensors)).map(function)
+    (graph,) = dataset.as_numpy_iterator()
+    np.testing.assert_array_equal(eager, graph)
+    assert eager.dtype == np.uint8
+    return eager
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+# ------------------------------------------------------------------------------------ decoding
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_lossless_formats_decode_to_what_pil_shows(kind, mode):
+    if (kind, mode) == ("BMP", "P"):
+        pytest.skip("TensorFlow reads no palettes in BMP")
+    image = Image.fromarray(IMAGE).convert(mode)
+    got = both_ways(preprocess.decode, encoded(image, kind))
+    np.testing.assert_array_equal(got, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_decodes_to_nearly_what_pil_shows(mode):
+    image = Image.fromarray(RAMP).convert(mode)
+    data = encoded(image, "JPEG", quality=95)
+    want = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.int32)
+    assert np.abs(both_ways(preprocess.decode, data) - want).max() <= 2
+
+
+def test_of_an_animation_the_first_frame_is_taken():
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    got = both_ways(preprocess.decode, data)
+    np.testing.assert_array_equal(got, np.broadcast_to([255, 0, 0], (4, 5, 3)))
+
+
+JPEG = encoded(Image.fromarray(RAMP), "JPEG")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"BM", b"no image", JPEG[: len(JPEG) // 2], b"<svg></svg>", b"\xff\xd8\xff"]
+)
+def test_what_is_no_whole_image_is_an_error(data):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        preprocess.decode(tf.constant(data))
+
+
+# ------------------------------------------------------------------------------------ resizing
+
+
+def test_squash_agrees_with_pil():
+    got = both_ways(lambda image: preprocess.resize(image, 16, "squash"), RAMP)
+    want = np.asarray(Image.fromarray(RAMP).resize((16, 16), Image.Resampling.BILINEAR), int)
+    assert np.abs(got - want).max() <= 1
+
+
+def test_an_image_of_the_right_size_is_left_alone():
+    for rule in ("squash", "pad"):
+        got = both_ways(lambda image, rule=rule: preprocess.resize(image, 24, rule), IMAGE[:, :24])
+        np.testing.assert_array_equal(got, IMAGE[:, :24])
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_crop_keeps_the_centre(swap):
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, 20:60] = 200  # the central square
+    image = image.swapaxes(0, 1) if swap else image
+    got = both_ways(lambda image: preprocess.resize(image, 20, "crop", 1.0), image)
+    assert got.shape == (20, 20, 3)
+    assert (got[2:-2, 2:-2] == 200).all()
+    # At the ratio 0.5 it is the central quarter of that square.
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[10:30, 30:50] = 200
+    got = both_ways(lambda image: preprocess.resize(image, 20, "crop", 0.5), image)
+    np.testing.assert_array_equal(got, np.full((20, 20, 3), 200))
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_pad_centres_the_whole_image_between_zeros(swap):
+    image = np.full((40, 80, 3), 200, np.uint8)
+    want = np.zeros((20, 20, 3), np.uint8)
+    want[5:15] = 200
+    if swap:
+        image, want = image.swapaxes(0, 1), want.swapaxes(0, 1)
+    got = both_ways(lambda image: preprocess.resize(image, 20, "pad"), image)
+    np.testing.assert_array_equal(got, want)
+
+
+@given(
+    height=st.integers(1, 200),
+    width=st.integers(1, 200),
+    size=st.integers(1, 64),
+    rule=st.sampled_from(sorted(preprocess.RESIZE_RULES)),
+)
+def test_every_rule_gives_the_size_asked_for(height, width, size, rule):
+    image = tf.zeros([height, width, 3], tf.uint8) + 9
+    got = preprocess.resize(image, size, rule).numpy()
+    assert got.shape == (size, size, 3)
+    assert got.max() == 9
+
+
+# ----------------------------------------------------------------- augmentation without a table
+
+
+SEEDS = [np.array([7, i], np.int32) for i in range(40)]
+
+
+def test_flips_are_mirror_images_half_of_the_time():
+    flipped = 0
+    for seed in SEEDS:
+        got = preprocess.random_flip(IMAGE, seed).numpy()
+        mirrored = np.array_equal(got, IMAGE[:, ::-1])
+        assert mirrored or np.array_equal(got, IMAGE)
+        flipped += mirrored
+    assert 10 <= flipped <= 30
+    both_ways(preprocess.random_flip, IMAGE, SEEDS[0])
+
+
+def test_random_crops_keep_the_scale_and_the_ratio_asked_for():
+    # The value of a pixel is its place, so that the corners tell the box.
+    rows, columns = np.meshgrid(np.arange(200), np.arange(200), indexing="ij")
+    image = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)
+    boxes = set()
+    for seed in SEEDS:
+        got = preprocess.random_resized_crop(image, seed, 50, (0.3, 0.6)).numpy().astype(int)
+        # The middles of the outermost of 50 cells are 49/50 of the box apart.
+        height = (got[-1, 0, 0] - got[0, 0, 0]) * 50 / 49
+        width = (got[0, -1, 1] - got[0, 0, 1]) * 50 / 49
+        assert 0.27 <= height * width / 200**2 <= 0.64
+        assert 0.7 <= width / height <= 1.42
+        boxes.add((got[0, 0, 0], got[0, 0, 1], height, width))
+    assert len(boxes) == len(SEEDS)
+    both_ways(
+        lambda image, seed: preprocess.random_resized_crop(image, seed, 50, (0.3, 0.6)),
+        image,
+        SEEDS[0],
+    )
+
+
+def test_cutout_greys_one_square_and_nothing_else():
+    areas = []
+    for seed in SEEDS:
+        got = preprocess.cutout(np.zeros((20, 30, 3), np.uint8), seed, 6).numpy()
+        grey = (got == preprocess.GREY).all(-1)
+        assert ((got == 0).all(-1) | grey).all()
+        rows, columns = np.flatnonzero(grey.any(1)), np.flatnonzero(grey.any(0))
+        assert grey.sum() == len(rows) * len(columns)
+        assert len(rows) <= 6 and len(columns) <= 6
+        areas.append(grey.sum())
+    assert max(areas) == 36
+    both_ways(lambda image, seed: preprocess.cutout(image, seed, 6), IMAGE, SEEDS[0])
+
+
+# -------------------------------------------------------------------------------- RandAugment
+
+
+def near(got: np.ndarray, want: Image.Image, by: int) -> None:
+    assert np.abs(got.astype(int) - np.asarray(want)).max() <= by
+
+
+FLAT = np.full((9, 9, 3), 50, np.uint8)
+NARROW = (IMAGE // 3 + 40).astype(np.uint8)
+LARGE = RNG.integers(0, 256, (64, 64, 3), np.uint8) // 2
+
+
+@pytest.mark.parametrize("image", [IMAGE, RAMP, FLAT, NARROW, LARGE])
+def test_ops_on_histograms_agree_with_pil(image):
+    pil = Image.fromarray(image)
+    near(both_ways(preprocess.autocontrast, image), ImageOps.autocontrast(pil), 1)
+    near(both_ways(preprocess.equalize, image), ImageOps.equalize(pil), 0)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 128, 255])
+def test_solarize_agrees_with_pil(threshold):
+    got = both_ways(lambda image: preprocess.solarize(image, threshold), IMAGE)
+    near(got, ImageOps.solarize(Image.fromarray(IMAGE), threshold), 0)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_posterize_agrees_with_pil(bits):
+    got = both_ways(lambda image: preprocess.posterize(image, bits), IMAGE)
+    near(got, ImageOps.posterize(Image.fromarray(IMAGE), bits), 0)
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.5, 1.0, 1.9])
+@pytest.mark.parametrize(
+    ("op", "enhance"),
+    [
+        (preprocess.color, ImageEnhance.Color),
+        (preprocess.contrast, ImageEnhance.Contrast),
+        (preprocess.brightness, ImageEnhance.Brightness),
+        (preprocess.sharpness, ImageEnhance.Sharpness),
+    ],
+)
+def test_enhancements_agree_with_pil(op, enhance, factor):
+    for image in (IMAGE, RAMP):
+        got = both_ways(lambda image: op(image, factor), image)
+        near(got, enhance(Image.fromarray(image)).enhance(factor), 1)
+
+
+def test_whole_pixel_moves_are_exact():
+    grey = preprocess.GREY
+    left = both_ways(lambda image: preprocess.translate_x(image, 5.0), IMAGE)
+    np.testing.assert_array_equal(left[:, :-5], IMAGE[:, 5:])
+    assert (left[:, -5:] == grey).all()
+    up = both_ways(lambda image: preprocess.translate_y(image, -4.0), IMAGE)
+    np.testing.assert_array_equal(up[4:], IMAGE[:-4])
+    assert (up[:4] == grey).all()
+    square = IMAGE[:, :24]
+    turned = both_ways(lambda image: preprocess.rotate(image, 90.0), square)
+    np.testing.assert_array_equal(turned, np.rot90(square))
+
+
+def test_shears_move_each_line_by_its_distance():
+    across = both_ways(lambda image: preprocess.shear_x(image, 1.0), IMAGE)
+    down = both_ways(lambda image: preprocess.shear_y(image, 1.0), IMAGE)
+    for i in range(24):
+        np.testing.assert_array_equal(across[i, : 36 - i], IMAGE[i, i:])
+        np.testing.assert_array_equal(down[: 24 - i, i], IMAGE[i:, i])
+
+
+def test_rotation_agrees_with_pil():
+    got = both_ways(lambda image: preprocess.rotate(image, 30.0), RAMP)
+    want = Image.fromarray(RAMP).rotate(
+        30, Image.Resampling.NEAREST, fillcolor=(preprocess.GREY,) * 3
+    )
+    off = (np.abs(got.astype(int) - np.asarray(want)) > 4).any(-1)
+    assert off.mean() < 0.02  # pixels at the edge between the image and the grey
+
+
+@pytest.mark.parametrize("name", sorted(preprocess.RANDAUGMENT_OPS))
+def test_no_op_changes_the_image_at_strength_zero_except_by_histogram(name):
+    op = preprocess.RANDAUGMENT_OPS[name]
+    got = both_ways(lambda image: op(image, tf.constant(0.0)), NARROW)
+    assert got.shape == NARROW.shape
+    if name not in ("autocontrast", "equalize"):
+        near(got, Image.fromarray(NARROW), 0)
+    for strength in (-1.0, 1.0):
+        strong = both_ways(lambda image, by=strength: op(image, tf.constant(by)), NARROW)
+        assert name == "identity" or not np.array_equal(strong, NARROW)
+
+
+def test_randaugment_draws_every_op_and_repeats_itself():
+    by_op = [
+        {op(tf.constant(IMAGE), tf.constant(by)).numpy().tobytes() for by in (-0.5, 0.5)}
+        for op in preprocess.RANDAUGMENT_OPS.values()
+    ]
+    draw = tf.function(lambda seed: preprocess.randaugment(tf.constant(IMAGE), seed, 1, 15))
+    results = {draw(np.array([3, i], np.int32)).numpy().tobytes() for i in range(200)}
+    assert results <= set().union(*by_op)
+    assert all(op & results for op in by_op)
+    both_ways(lambda image, seed: preprocess.randaugment(image, seed, 3, 15), IMAGE, SEEDS[0])
+
+
+def test_each_layer_draws_its_own_op():
+    results = [
+        preprocess.randaugment(tf.constant(NARROW), SEEDS[3], layers, 30).numpy()
+        for layers in (0, 1, 2)
+    ]
+    np.testing.assert_array_equal(results[0], NARROW)
+    assert not np.array_equal(results[1], results[2])

@@ -1,0 +1,132 @@
+import dataclasses
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn_lstm.data import FileSource, RecordSource, Split, holdout, load_split
+from attn_lstm.errors import UserError
+
+
+def make_split(n: int = 4) -> Split:
+    labels = np.arange(2 * n).reshape(n, 2) % 3 == 0
+    return Split(
+        dataset="things",
+        name="train",
+        label_names=("a", "b"),
+        image_ids=tuple(f"image{i}" for i in range(n)),
+        labels=labels,
+        images=FileSource("/nowhere", [f"{i}.jpg" for i in range(n)]),
+        boxes=tuple(np.full((i, 5), i, np.float32) for i in range(n)),
+    )
+
+
+def test_importing_the_package_does_not_import_tensorflow():
+    code = "import sys, attn_lstm.data; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@given(
+    n=st.integers(0, 300),
+    fraction=st.floats(0, 1, exclude_max=True),
+    seed=st.integers(0, 2**40),
+)
+def test_holdout_gives_each_index_to_one_side_and_repeats_itself(n, fraction, seed):
+    train, validation = holdout(n, fraction, seed)
+    assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(n))
+    assert np.array_equal(train, np.sort(train))
+    assert np.array_equal(validation, np.sort(validation))
+    assert len(validation) == round(n * fraction)
+    assert all(map(np.array_equal, (train, validation), holdout(n, fraction, seed)))
+
+
+def test_holdout_depends_on_the_seed():
+    assert not np.array_equal(holdout(100, 0.5, 0)[0], holdout(100, 0.5, 1)[0])
+
+
+@pytest.mark.parametrize(
+    ("n", "fraction", "seed"),
+    [(-1, 0.1, 0), (10, -0.1, 0), (10, 1.0, 0), (10, float("nan"), 0), (10, 0.1, -1)],
+)
+def test_holdout_refuses_impossible_arguments(n, fraction, seed):
+    with pytest.raises(UserError):
+        holdout(n, fraction, seed)
+
+
+def test_select_takes_every_field_along():
+    split = make_split()
+    chosen = split.select([2, 0])
+    assert chosen.image_ids == ("image2", "image0")
+    assert np.array_equal(chosen.labels, split.labels[[2, 0]])
+    assert [len(boxes) for boxes in chosen.boxes] == [2, 0]
+    assert chosen.images.name(0) == "/nowhere/2.jpg"
+    assert chosen.select([1]).images.name(0) == "/nowhere/0.jpg"
+
+
+def test_the_fingerprint_sees_each_part_of_the_table():
+    split = make_split()
+    assert split.fingerprint == make_split().fingerprint
+    assert len(split.fingerprint) == 64
+    changed = [
+        {"dataset": "other"},
+        {"name": "test"},
+        {"label_names": ("a", "c")},
+        {"image_ids": ("image0", "image1", "image2", "x")},
+        {"labels": ~split.labels},
+    ]
+    prints = {dataclasses.replace(split, **change).fingerprint for change in changed}
+    assert len(prints | {split.fingerprint}) == len(changed) + 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": np.zeros((4, 3), bool)},
+        {"labels": np.zeros((4, 2), np.float32)},
+        {"image_ids": ("a", "a", "b", "c")},
+        {"boxes": ()},
+    ],
+)
+def test_a_split_whose_parts_disagree_cannot_be_made(change):
+    with pytest.raises(ValueError):
+        dataclasses.replace(make_split(), **change)
+
+
+def read_all(source, indices):
+    dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64)).map(source.read)
+    return list(dataset.as_numpy_iterator())
+
+
+def test_files_are_read_by_index_eagerly_and_in_a_graph(tmp_path):
+    for name in ("x", "y", "z"):
+        (tmp_path / name).write_text(name * 3)
+    source = FileSource(tmp_path, ["x", "y", "z"])
+    assert read_all(source, [2, 0, 2]) == [b"zzz", b"xxx", b"zzz"]
+    assert source.read(tf.constant(1, tf.int64)).numpy() == b"yyy"
+    assert source.name(1) == str(tmp_path / "y")
+
+
+def test_records_are_read_by_index_eagerly_and_in_a_graph():
+    def example(value: bytes) -> bytes:
+        feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        return tf.train.Example(
+            features=tf.train.Features(feature={"image": feature})
+        ).SerializeToString()
+
+    source = RecordSource([example(b"p"), example(b"q")], "image")
+    assert read_all(source, [1, 0, 1]) == [b"q", b"p", b"q"]
+    assert source.read(tf.constant(0, tf.int64)).numpy() == b"p"
+
+
+def test_unknown_data_sets_and_splits_are_answered_with_the_choices():
+    config = types.SimpleNamespace(name="imagenet", path="")
+    with pytest.raises(UserError, match="coco, digits"):
+        load_split(config, "train")
+    config.name = "digits"
+    with pytest.raises(UserError, match="train, validation, test"):
+        load_split(config, "testing")

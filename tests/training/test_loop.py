@@ -1,0 +1,213 @@
+"""Whole runs in a work directory: coprime intervals, restarts, devices, determinism."""
+
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from attn_lstm import workdir
+from attn_lstm.errors import UserError
+from attn_lstm.parallel import make_mesh
+from attn_lstm.training import loop
+from attn_lstm.training.checkpoint import Checkpoints
+
+
+def final_variables(directory):
+    """Every array of the latest checkpoint, in one flat dictionary."""
+    checkpoints = Checkpoints(directory / "checkpoints" / "latest", keep=None)
+    step = checkpoints.steps()[-1]
+    restored = checkpoints._manager.restore(step)
+    checkpoints.close()
+    leaves = jax.tree_util.tree_leaves_with_path(
+        {"variables": restored["variables"], "progress": restored["progress"]}
+    )
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_equal(first, second, **tolerance):
+    assert first.keys() == second.keys()
+    for name in first:
+        if tolerance:
+            np.testing.assert_allclose(first[name], second[name], err_msg=name, **tolerance)
+        else:
+            np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def metrics(directory):
+    return [json.loads(line) for line in (directory / workdir.METRICS).read_text().splitlines()]
+
+
+@pytest.fixture
+def one_device():
+    return make_mesh(jax.devices()[:1])
+
+
+def test_a_run_logs_saves_and_validates_at_its_own_intervals(tiny_config, tmp_path, one_device):
+    assert loop.train(tiny_config(), tmp_path, one_device)
+    records = metrics(tmp_path)
+    assert [r["step"] for r in records if r["kind"] == "train"] == [2, 4, 6, 8, 10]
+    assert [r["step"] for r in records if r["kind"] == "validation"] == [4, 8, 10]
+    assert sorted(p.name for p in (tmp_path / "checkpoints/latest").iterdir()) == ["10", "9"]
+    best = max((r for r in records if r["kind"] == "validation"), key=lambda r: r["mAP"])
+    assert [p.name for p in (tmp_path / "checkpoints/best").iterdir()] == [str(best["step"])]
+    assert workdir.load_labels(tmp_path).names == ("red", "green", "blue")
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
+    tiny_config, tmp_path, one_device
+):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        loop.train(tiny_config(seed=seed), tmp_path / name, one_device)
+    first, second, other = (final_variables(tmp_path / name) for name in "abc")
+    assert_equal(first, second)
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_an_interrupted_run_ends_in_the_same_bits(tiny_config, tmp_path, one_device, monkeypatch):
+    loop.train(tiny_config(), tmp_path / "whole", one_device)
+
+    # Stopped behind step 5: between a log line, a checkpoint and a validation.
+    real_step, calls = loop.make_train_step, []
+
+    def stopping(*args):
+        step = real_step(*args)
+
+        def counted(state, batch, rank):
+            jax.debug.callback(lambda: calls.append(1) or (
+                len(calls) == 5 and signal.raise_signal(signal.SIGTERM)))  # fmt: skip
+            return step(state, batch, rank)
+
+        return counted
+
+    monkeypatch.setattr(loop, "make_train_step", stopping)
+    stopped = loop.train(tiny_config(), tmp_path / "parts", one_device)
+    monkeypatch.undo()
+    assert not stopped
+    assert loop.train(tiny_config(), tmp_path / "parts", one_device)
+    assert_equal(final_variables(tmp_path / "whole"), final_variables(tmp_path / "parts"))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("method", ["order_free", "frequent_first"])
+def test_four_devices_train_as_one(tiny_config, tmp_path, one_device, method):
+    loop.train(tiny_config(method), tmp_path / "one", one_device)
+    loop.train(tiny_config(method), tmp_path / "four", make_mesh())
+    one, four = metrics(tmp_path / "one"), metrics(tmp_path / "four")
+    for a, b in zip(one, four, strict=True):
+        assert a.pop("kind") == b.pop("kind")
+        assert a == pytest.approx(b, rel=1e-3)
+    assert_equal(
+        final_variables(tmp_path / "one"), final_variables(tmp_path / "four"), rtol=2e-2, atol=2e-4
+    )
+
+
+def test_nothing_recompiles_after_the_first_step(tiny_config, tmp_path, one_device):
+    run = loop._Run(
+        config := loop.resolve(tiny_config()),
+        tmp_path,
+        one_device,
+        {name: loop.load_split(config.data, name) for name in ("train", "validation")},
+    )
+    run.go()
+    assert run._train_step(False)._cache_size() == 1
+    assert run.eval_step._cache_size() == 1
+    run.close()
+
+
+def test_a_directory_of_another_config_is_refused_by_field(tiny_config, tmp_path, one_device):
+    loop.train(tiny_config(**{"train.steps": 1}), tmp_path, one_device)
+    with pytest.raises(UserError, match=r"decoder.hidden \(16 there, 32 now\).*--workdir"):
+        loop.train(tiny_config(**{"train.steps": 1, "decoder.hidden": 32}), tmp_path, one_device)
+
+
+def test_the_loss_falls(tiny_config, tmp_path, one_device):
+    config = tiny_config(
+        **{"train.steps": 60, "train.eval_every": 30, "optimizer.learning_rate": 3e-3}
+    )
+    loop.train(config, tmp_path, one_device)
+    records = metrics(tmp_path)
+    losses = [r["loss"] for r in records if r["kind"] == "train"]
+    assert losses[-1] < 0.5 * losses[0]
+    figures = [r["O-F1"] for r in records if r["kind"] == "validation"]
+    assert figures[-1] > 50
+
+
+@pytest.mark.parametrize("method", ["rare_first", "order_free_no_attention", "resnet_baseline"])
+def test_every_row_takes_a_step(tiny_config, tmp_path, one_device, method):
+    assert loop.train(tiny_config(method, **{"train.steps": 1}), tmp_path, one_device)
+
+
+@pytest.mark.parametrize("target", ["remaining", "ranked"])
+def test_every_target_takes_a_step(tiny_config, tmp_path, one_device, target):
+    config = tiny_config(**{"train.steps": 1, "decoder.target": target})
+    assert loop.train(config, tmp_path, one_device)
+
+
+def restored(directory, step):
+    checkpoints = Checkpoints(directory / "checkpoints" / "latest", keep=None)
+    items = checkpoints._manager.restore(step)
+    checkpoints.close()
+    return items
+
+
+def test_the_backbone_rests_until_it_joins(tiny_config, tmp_path, one_device):
+    config = tiny_config(
+        **{"backbone.unfreeze_step": 2, "train.keep": 5, "train.checkpoint_every": 1,
+           "train.steps": 3, "optimizer.schedule": "constant"}
+    )  # fmt: skip
+    loop.train(config, tmp_path, one_device)
+    first, second, third = (restored(tmp_path, step)["variables"] for step in (1, 2, 3))
+
+    def moved(before, after):
+        return [not np.array_equal(a, b) for a, b in
+                zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)]  # fmt: skip
+
+    assert not any(moved(first["params"]["backbone"], second["params"]["backbone"]))
+    assert not any(moved(first["batch_stats"], second["batch_stats"]))
+    assert all(moved(first["params"]["decoder"], second["params"]["decoder"]))
+    assert all(moved(second["params"]["backbone"], third["params"]["backbone"]))
+    assert all(moved(second["batch_stats"], third["batch_stats"]))
+
+
+def test_frozen_norms_keep_their_statistics_while_the_backbone_learns(
+    tiny_config, tmp_path, one_device
+):
+    config = tiny_config(**{"backbone.freeze_norm": True, "train.steps": 2, "train.keep": 2,
+                            "train.checkpoint_every": 1})  # fmt: skip
+    loop.train(config, tmp_path, one_device)
+    first, second = (restored(tmp_path, step)["variables"] for step in (1, 2))
+    same = jax.tree.map(np.array_equal, first, second)
+    assert all(jax.tree.leaves(same["batch_stats"]))
+    assert not all(jax.tree.leaves(same["params"]["backbone"]))
+
+
+def test_the_average_is_what_is_evaluated_and_survives_a_restart(tiny_config, tmp_path, one_device):
+    overrides = {"ema.decay": 0.9, "train.steps": 6, "train.keep": 6, "train.checkpoint_every": 1}
+    config = tiny_config(**overrides)
+    loop.train(config, tmp_path / "whole", one_device)
+    average = None
+    for step in range(1, 7):
+        items = restored(tmp_path / "whole", step)
+        raw = items["progress"]["params"]["map_labels"]["kernel"]
+        if average is not None:
+            decay = min(0.9, step / (9 + step))
+            average = decay * average + (1 - decay) * raw
+            np.testing.assert_allclose(
+                items["variables"]["params"]["map_labels"]["kernel"], average, rtol=1e-4, atol=1e-6
+            )
+        average = items["variables"]["params"]["map_labels"]["kernel"]
+    run_again = final_variables(tmp_path / "whole")
+    for step in (5, 6):  # as if it had been killed behind step 4
+        shutil.rmtree(tmp_path / "whole/checkpoints/latest" / str(step))
+    loop.train(config, tmp_path / "whole", one_device)
+    assert_equal(run_again, final_variables(tmp_path / "whole"))
+
+
+def test_a_label_smoothed_row_takes_a_step(tiny_config, tmp_path, one_device):
+    config = tiny_config("frequent_first", **{"train.steps": 1, "label_smoothing": 0.1})
+    assert loop.train(config, tmp_path, one_device)
