@@ -44,8 +44,27 @@ def _coco(config: Any, split: str) -> Split:
     )
 
 
+def _nus_wide(config: Any, split: str) -> Split:
+    from attn_lstm.data.nus_wide import load_nus_wide_split
+
+    return load_nus_wide_split(
+        config.path,
+        split,
+        protocol=config.protocol,
+        drop_unlabelled=config.drop_unlabelled,
+        validation_fraction=config.validation_fraction,
+        split_seed=config.split_seed,
+        train_list=config.train_list,
+        on_missing=config.on_missing,
+    )
+
+
 # Each reader imports its own dependencies: a data set that is not asked for costs nothing.
-READERS: dict[str, Callable[[Any, str], Split]] = {"coco": _coco, "digits": _digits}
+READERS: dict[str, Callable[[Any, str], Split]] = {
+    "coco": _coco,
+    "digits": _digits,
+    "nus_wide": _nus_wide,
+}
 
 
 def load_split(data_config: Any, name: str) -> Split:
@@ -53,7 +72,8 @@ def load_split(data_config: Any, name: str) -> Split:
 
     Args:
         data_config: a ConfigDict with the fields `name`, `path`, `drop_unlabelled`,
-            `validation_fraction`, `split_seed` and `download`.
+            `validation_fraction`, `split_seed`, `download`, and for NUS-WIDE `protocol`,
+            `train_list` and `on_missing`.
         name: 'train', 'validation' (held out of the training data) or 'test'.
 
     Raises:
