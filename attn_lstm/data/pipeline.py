@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from absl import logging
@@ -47,6 +48,17 @@ class Augment:
     randaugment_layers: int = 0
     randaugment_magnitude: int = 9
     cutout: int = 0
+
+    @classmethod
+    def from_config(cls, config: Any) -> Augment:
+        """What the fields of a `config.data.augment` ask for."""
+        return cls(
+            flip=config.flip,
+            crop_scale=(config.crop_min_area, 1.0) if config.crop_min_area < 1 else None,
+            randaugment_layers=config.randaugment_layers,
+            randaugment_magnitude=config.randaugment_magnitude,
+            cutout=config.cutout,
+        )
 
     def __post_init__(self) -> None:
         if self.crop_scale is not None:
@@ -122,6 +134,28 @@ def _training_order(
 def training_rows(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """int64[B]: the rows of the global training batch `step` of a split of n examples."""
     return _training_order(n, batch_size, seed, step)[0].numpy()
+
+
+def training_parts(
+    n: int, batch_size: int, seed: int, start_step: int, part: slice
+) -> tf.data.Dataset:
+    """(row, epoch), int64[b] each: `part` of every global training batch from `start_step` on."""
+
+    def order(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        row, epoch = _training_order(n, batch_size, seed, step)
+        return row[part], epoch[part]
+
+    return tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(order)
+
+
+def evaluation_parts(n: int, batch_size: int, part: slice) -> tf.data.Dataset:
+    """int64[b]: `part` of the rows of every global evaluation batch; -1 for padding."""
+
+    def order(step: tf.Tensor) -> tf.Tensor:
+        row = step * batch_size + tf.range(part.start, part.stop, dtype=tf.int64)
+        return tf.where(row < n, row, -1)
+
+    return tf.data.Dataset.range(eval_steps(n, batch_size)).map(order)
 
 
 # ---------------------------------------------------------------------------- the tf.data graph
@@ -213,6 +247,12 @@ def _batched(
 class Batches(Iterator[Batch]):
     """Iterates over the batches of one host.
 
+    Args:
+        batches: the fields of each `Batch`.
+        split: whose rows they are.
+        on_bad_image: 'error' or 'skip'.
+        diagnose: says why there is no image for a row; by default it looks at the image.
+
     Attributes:
         bad: row of the split -> what is wrong with its image, for every image seen so far that
             could not be read or decoded (always empty under 'error').
@@ -221,7 +261,13 @@ class Batches(Iterator[Batch]):
         UserError: from `next`, under 'error', when an image cannot be read or decoded.
     """
 
-    def __init__(self, dataset: tf.data.Dataset, split: Split, on_bad_image: OnBadImage) -> None:
+    def __init__(
+        self,
+        batches: Iterator[tuple[np.ndarray, ...]],
+        split: Split,
+        on_bad_image: OnBadImage,
+        diagnose: Callable[[int], str] | None = None,
+    ) -> None:
         if on_bad_image not in ON_BAD_IMAGE:
             raise UserError(
                 f"data.on_bad_image is {on_bad_image!r}: choose from {', '.join(ON_BAD_IMAGE)}"
@@ -229,12 +275,13 @@ class Batches(Iterator[Batch]):
         self.bad: dict[int, str] = {}
         self._split = split
         self._on_bad_image = on_bad_image
-        self._batches = dataset.as_numpy_iterator()
+        self._diagnose = diagnose or partial(_diagnosis, split)
+        self._batches = batches
 
     def __next__(self) -> Batch:
         batch = Batch(*next(self._batches))
         failed = batch.image_id[(batch.image_id >= 0) & ~batch.mask].tolist()
-        new = {row: _diagnosis(self._split, row) for row in failed if row not in self.bad}
+        new = {row: self._diagnose(row) for row in failed if row not in self.bad}
         if new and self._on_bad_image == "error":
             raise UserError(_complaint(self._split, new))
         for row, reason in new.items():
@@ -318,16 +365,12 @@ def train_batches(
     _check(split, image_size, resize, seed)
     part = host_rows(batch_size, process_index, process_count)
 
-    def order(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        row, epoch = _training_order(len(split), batch_size, seed, step)
-        return row[part], epoch[part]
-
     def finish(image: tf.Tensor, row: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
         return _augmented(image, image_size, resize, augment, _example_seed(seed, epoch, row))
 
-    rows = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(order).unbatch()
+    rows = training_parts(len(split), batch_size, seed, start_step, part).unbatch()
     dataset = _batched(rows, split, part.stop - part.start, finish)
-    return Batches(dataset, split, on_bad_image)
+    return Batches(dataset.as_numpy_iterator(), split, on_bad_image)
 
 
 def eval_batches(
@@ -348,13 +391,38 @@ def eval_batches(
     _check(split, image_size, resize)
     part = host_rows(batch_size, process_index, process_count)
 
-    def order(step: tf.Tensor) -> tf.Tensor:
-        row = step * batch_size + tf.range(part.start, part.stop, dtype=tf.int64)
-        return tf.where(row < len(split), row, -1)
-
     def finish(image: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
         return preprocess.resize(image, image_size, resize)
 
-    rows = tf.data.Dataset.range(eval_steps(len(split), batch_size)).map(order).unbatch()
+    rows = evaluation_parts(len(split), batch_size, part).unbatch()
     dataset = _batched(rows, split, part.stop - part.start, finish)
-    return Batches(dataset, split, on_bad_image)
+    return Batches(dataset.as_numpy_iterator(), split, on_bad_image)
+
+
+def view_batches(
+    split: Split,
+    rows: np.ndarray,
+    *,
+    batch_size: int,
+    image_size: int,
+    resize: str,
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    on_bad_image: OnBadImage,
+) -> Batches:
+    """The images of `rows` int64[M], in that order, as training shows them in an epoch.
+
+    With `Augment()` they are those of `eval_batches`. The last batch is filled up as there; the
+    other arguments are those of `train_batches`, `batch_size` being this host's.
+    """
+    _check(split, image_size, resize, seed)
+
+    def finish(image: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+        example_seed = _example_seed(seed, tf.constant(epoch, tf.int64), row)
+        return _augmented(image, image_size, resize, augment, example_seed)
+
+    padded = np.full(eval_steps(len(rows), batch_size) * batch_size, -1, np.int64)
+    padded[: len(rows)] = rows
+    dataset = _batched(tf.data.Dataset.from_tensor_slices(padded), split, batch_size, finish)
+    return Batches(dataset.as_numpy_iterator(), split, on_bad_image)
