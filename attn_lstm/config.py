@@ -9,7 +9,8 @@ import ml_collections
 
 from attn_lstm.beam_search import STOPS
 from attn_lstm.errors import UserError
-from attn_lstm.ordering import ORDERS, TARGETS
+from attn_lstm.losses import LABEL_LOSSES
+from attn_lstm.ordering import ORDERS, TARGETS, emits_end_token
 
 # Fields that say where things lie, not what is computed: they may differ between two runs in the
 # same work directory.
@@ -17,9 +18,12 @@ PLACES = ("data.path", "data.download", "backbone.weights", "cache.path")
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "dtype": ("auto", "float32", "bfloat16"),
-    "head": ("attention_lstm", "linear"),
+    "head": ("attention_lstm", "linear", "cnn_rnn"),
+    "loss": LABEL_LOSSES,
     "order": ORDERS,
-    "data.name": ("digits", "coco"),
+    "data.name": ("digits", "coco", "nus_wide"),
+    "data.protocol": ("paper", "official", "list"),
+    "data.on_missing": ("error", "skip"),
     "data.resize": ("squash", "crop", "pad"),
     "data.on_bad_image": ("error", "skip"),
     "backbone.name": ("resnet", "mobilenet_v2", "small"),
@@ -45,6 +49,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.augment.cutout": (0, 4096),
     "decoder.hidden": (1, 2**16),
     "decoder.attention": (1, 2**16),
+    "decoder.embedding": (1, 2**16),
     "decoder.max_labels": (1, 2**16),
     "decoder.dropout": (0.0, 0.99),
     "backbone.unfreeze_step": (0, 2**31 - 1),
@@ -54,6 +59,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimizer.backbone_scale": (0.0, 1e3),
     "search.beam_size": (1, 1024),
     "search.threshold": (-1.0, 1.0),
+    "search.top_k": (0, 2**16),
     "optimizer.learning_rate": (0.0, 1e3),
     "optimizer.weight_decay": (0.0, 1e3),
     "optimizer.warmup_steps": (0, 2**31 - 1),
@@ -114,6 +120,30 @@ def validate(config: ml_collections.ConfigDict, devices: int) -> None:
         problems.append(
             f"config.decoder.target={config.decoder.target!r} has no meaning with the fixed "
             f"config.order={config.order!r}; leave it at 'all'"
+        )
+    if config.head == "cnn_rnn" and not emits_end_token(config.order, config.decoder.target):
+        problems.append(
+            "config.head='cnn_rnn' learns when to end from a sequence of labels: give "
+            "config.order='frequent_first' or 'rare_first'"
+        )
+    if config.loss != "bce" and config.head != "linear":
+        problems.append(
+            f"config.loss={config.loss!r} needs config.head='linear', not {config.head!r}"
+        )
+    if config.loss != "bce" and config.label_smoothing:
+        problems.append(
+            f"config.label_smoothing has no meaning with config.loss={config.loss!r}; leave it at 0"
+        )
+    if config.search.top_k and config.head != "linear":
+        problems.append(
+            f"config.search.top_k={config.search.top_k} needs config.head='linear'; others predict "
+            "sets of any size, and eval.py reports the 3 best labels beside them"
+        )
+    if config.search.top_k and config.search.threshold >= 0:
+        problems.append(
+            f"config.search.threshold={config.search.threshold} has no meaning with "
+            f"config.search.top_k={config.search.top_k}; give config.search.threshold=-1 or "
+            "config.search.top_k=0"
         )
     if config.backbone.frozen and not config.backbone.weights:
         problems.append(

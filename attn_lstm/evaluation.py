@@ -1,6 +1,8 @@
 """`eval.py`'s work: open a checkpoint, find its figures on a split, print and write them."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -13,6 +15,7 @@ from attn_lstm.config import validate
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Split
 from attn_lstm.errors import UserError
+from attn_lstm.inputs import Inputs
 from attn_lstm.models.network import create_network
 from attn_lstm.ordering import frequency_rank
 from attn_lstm.prediction import emit_most_confident
@@ -95,7 +98,7 @@ def evaluate(
     opened = open_checkpoint(config, directory, step, mesh)
     data = _load(opened, split)
     tau, origin = _threshold(opened, directory)
-    (predictions,) = _predict(opened, data, [tau], mesh)
+    (predictions,) = _predict(opened, data, [tau], directory, mesh)
     result = {
         "method": config.method,
         "dataset": opened.table.dataset,
@@ -127,8 +130,14 @@ def tune(
             "--tune on the test split would choose τ on what it is judged by; "
             "give --split=validation"
         )
+    if config.search.top_k:
+        raise UserError(
+            f"--tune has nothing to choose: this row predicts config.search.top_k="
+            f"{config.search.top_k} labels an image"
+        )
     opened = open_checkpoint(config, directory, step, mesh)
-    candidates = _predict(opened, _load(opened, split), results.THRESHOLDS, mesh)
+    data = _load(opened, split)
+    candidates = _predict(opened, data, results.THRESHOLDS, directory, mesh)
     best = results.choose_threshold(candidates)
     tau = float(results.THRESHOLDS[best])
     if jax.process_index() == 0:
@@ -153,11 +162,22 @@ def _load(opened: Opened, split: str) -> Split:
     return data
 
 
-def _predict(opened: Opened, data: Split, thresholds: list[float], mesh: Mesh) -> list:
+def _predict(
+    opened: Opened, data: Split, thresholds: Sequence[float], directory: Path, mesh: Mesh
+) -> list[results.Predictions]:
+    """The predictions for each threshold."""
+    inputs = Inputs(
+        opened.config,
+        data,
+        opened.variables,
+        directory,
+        views=1,
+        say=functools.partial(print, flush=True) if jax.process_index() == 0 else lambda _: None,
+    )
     return inference.predict_split(
         inference.map_eval_step(opened.config, len(opened.table.names), mesh),
         opened.variables,
-        inference.split_batches(opened.config, data),
+        inputs.evaluation(),
         frequency_rank(jnp.asarray(opened.table.counts)),
         thresholds,
         mesh,
@@ -166,6 +186,8 @@ def _predict(opened: Opened, data: Split, thresholds: list[float], mesh: Mesh) -
 
 def _threshold(opened: Opened, directory: Path) -> tuple[float, str]:
     """τ and where it comes from."""
+    if opened.config.search.top_k:
+        return 0.0, f"without effect: the {opened.config.search.top_k} best labels an image"
     if opened.config.search.threshold >= 0:
         return opened.config.search.threshold, "config.search.threshold"
     tuned = workdir.load_threshold(directory, opened.step, opened.config.search)

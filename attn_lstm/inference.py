@@ -1,6 +1,6 @@
 """Predictions of a whole split, over all devices and hosts, each image once."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from attn_lstm import parallel
-from attn_lstm.data.split import Batch, Split
+from attn_lstm.data.split import Batch
 from attn_lstm.models.network import Network, create_network
 from attn_lstm.objective import image_losses
 from attn_lstm.parallel import REPLICATED, SPLIT, SPLIT_SECOND
@@ -25,21 +25,6 @@ EvalStep = Callable[..., tuple[Prediction, dict[str, jax.Array]]]
 def threshold_or_default(threshold: float) -> float:
     """`config.search.threshold`, or the default where it leaves the choice open (below 0)."""
     return threshold if threshold >= 0 else DEFAULT_THRESHOLD
-
-
-def split_batches(config: ml_collections.ConfigDict, split: Split) -> Iterator[Batch]:
-    """This host's batches of a split, as its config wants them read."""
-    from attn_lstm.data.pipeline import eval_batches
-
-    return eval_batches(
-        split,
-        batch_size=config.eval.batch_size,
-        image_size=config.data.image_size,
-        resize=config.data.resize,
-        on_bad_image=config.data.on_bad_image,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
 
 
 def make_eval_step(
@@ -64,6 +49,7 @@ def make_eval_step(
             max_labels=config.decoder.max_labels,
             beam_size=config.search.beam_size,
             stop=config.search.stop,
+            top_k=config.search.top_k,
         )
         return jax.lax.map(search, thresholds), parts
 
@@ -92,7 +78,7 @@ def predict_split(
 
     Args:
       eval_step: `training.step.make_eval_step`, mapped over the mesh.
-      batches: this host's, as `data.pipeline.eval_batches` yields them.
+      batches: this host's, as `Inputs.evaluation` yields them.
       thresholds: float32[G].
 
     Raises:

@@ -10,6 +10,9 @@ import optax
 
 from attn_lstm.models.decoder import Unrolled, pool_log_softmax
 from attn_lstm.ordering import emits_end_token, next_target
+from attn_lstm.warp import expected_warp, warp
+
+LABEL_LOSSES = ("bce", "softmax", "warp")
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -21,6 +24,46 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def smooth(labels: jax.Array, smoothing: float) -> jax.Array:
     """Targets of independent labels moved towards 1/2: (1 - s) y + s / 2."""
     return (1.0 - smoothing) * labels + 0.5 * smoothing
+
+
+def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of one softmax over all labels against y/|y| (Gong et al. 2013).
+
+    Args:
+      logits: float[B,C]; labels: float32[B,C], 0 or 1.
+
+    Returns:
+      float32[B]; 0 for an image without labels, which has no such distribution.
+    """
+    wanted = labels / jnp.maximum(labels.sum(axis=-1, keepdims=True), 1.0)
+    return -(wanted * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)).sum(axis=-1)
+
+
+def label_loss(
+    loss: str,
+    logits: jax.Array,
+    labels: jax.Array,
+    smoothing: float = 0.0,
+    keys: jax.Array | None = None,
+) -> jax.Array:
+    """The loss of M_map, float32[B].
+
+    Args:
+      loss: one of `LABEL_LOSSES`: 'bce', with `smoothing` as in `smooth`; 'softmax', as in
+        `softmax_cross_entropy`; 'warp', as in `warp.warp`.
+      logits: float[B,C]; labels: float32[B,C], 0 or 1.
+      keys: key[B], what 'warp' draws from; None gives the mean over all draws.
+
+    Raises:
+      ValueError: `loss` is none of them.
+    """
+    if loss == "bce":
+        return binary_cross_entropy(logits, smooth(labels, smoothing))
+    if loss == "softmax":
+        return softmax_cross_entropy(logits, labels)
+    if loss == "warp":
+        return expected_warp(logits, labels) if keys is None else warp(logits, labels, keys)
+    raise ValueError(f"unknown loss {loss!r}; choose one of: {', '.join(LABEL_LOSSES)}")
 
 
 def set_step_loss(
@@ -94,32 +137,40 @@ def sequence_step_loss(
 
 
 def parts(
-    label_logits: jax.Array,
+    label_logits: jax.Array | None,
     unrolled: Unrolled | None,
     labels: jax.Array,
     rank: jax.Array,
     *,
+    loss: str,
     order: str,
     target: str,
     smoothing: float = 0.0,
+    keys: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """The parts of one row's loss, float32[B] each; their sum is what is minimised.
 
-    'map' is M_map's own cross-entropy (weight 1); 'step' the mean over the decoder's steps, for
-    rows that have one: softmax against a sequence with an end token for the fixed orders and the
-    'ranked' target, else binary cross-entropy against a set.
+    'map' is M_map's own loss (weight 1), for rows that have M_map; 'step' the mean over the
+    decoder's steps, for rows that have one: softmax against a sequence with an end token for the
+    fixed orders and the 'ranked' target, else binary cross-entropy against a set.
 
     Args:
-      label_logits: float32[B,C]; unrolled: the decoder's steps, or None.
+      label_logits: float32[B,C], or None without M_map.
+      unrolled: the decoder's steps, or None.
       labels: float32[B,C]; rank: int[C] by training frequency.
+      loss: of M_map, `config.loss`; keys: as in `label_loss`.
       order: `config.order`; target: `config.decoder.target`.
       smoothing: `config.label_smoothing`, the weight of a target that favours nothing.
     """
-    losses = {"map": binary_cross_entropy(label_logits, smooth(labels, smoothing))}
+    losses = {}
+    if label_logits is not None:
+        losses["map"] = label_loss(loss, label_logits, labels, smoothing, keys)
     if unrolled is None:
         return losses
     if emits_end_token(order, target):
-        losses["step"] = sequence_step_loss(order, unrolled.logits, unrolled.emitted, labels, rank)
+        losses["step"] = sequence_step_loss(
+            order, unrolled.logits, unrolled.emitted, labels, rank, smoothing
+        )
     else:
         losses["step"] = set_step_loss(target, unrolled.logits, unrolled.emitted, labels, smoothing)
     return losses

@@ -7,6 +7,7 @@ import ml_collections
 
 from attn_lstm import losses
 from attn_lstm.models.decoder import Choice
+from attn_lstm.models.dropout import row_keys
 from attn_lstm.models.network import Network
 from attn_lstm.ordering import next_target
 from attn_lstm.prediction import emit_most_confident
@@ -14,7 +15,8 @@ from attn_lstm.prediction import emit_most_confident
 
 def loss_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The parts of the loss of a config's row."""
-    return ("map",) if config.head == "linear" else ("map", "step")
+    names = {"linear": ("map",), "attention_lstm": ("map", "step"), "cnn_rnn": ("step",)}
+    return names[config.head]
 
 
 def training_choice(order: str, labels: jax.Array, rank: jax.Array) -> Choice:
@@ -37,7 +39,10 @@ def image_losses(
     rank: jax.Array,
     **kwargs: Any,
 ) -> tuple[dict[str, jax.Array], Any]:
-    """The parts of the loss, float32[B] each, and what `network.apply` returns beside outputs."""
+    """The parts of the loss, float32[B] each, and what `network.apply` returns beside outputs.
+
+    Losses that are drawn use the stream 'dropout' of `rngs`; without it they are mean values.
+    """
     outputs = network.apply(
         variables,
         images,
@@ -46,13 +51,16 @@ def image_losses(
         **kwargs,
     )
     outputs, updates = outputs if kwargs.get("mutable") else (outputs, None)
+    rngs = kwargs.get("rngs")
     parts = losses.parts(
         outputs.label_logits,
         outputs.unrolled,
         labels,
         rank,
+        loss=config.loss,
         order=config.order,
         target=config.decoder.target,
         smoothing=config.label_smoothing,
+        keys=rngs and row_keys(rngs["dropout"], labels.shape[0], network.axis_name),
     )
     return parts, updates

@@ -1,11 +1,13 @@
 """From regions to what a user gets: label sets, their order, scores and attention."""
 
+from typing import Any
+
 import flax
 import jax
 import jax.numpy as jnp
 
 from attn_lstm.beam_search import StepScores, beam_search
-from attn_lstm.models.decoder import DecoderState, Unrolled, label_log_probs
+from attn_lstm.models.decoder import Unrolled, label_log_probs
 from attn_lstm.models.network import Network
 from attn_lstm.ordering import next_target
 
@@ -18,7 +20,8 @@ class Prediction:
     scores: jax.Array  # float32[B,C], for ranking the labels of an image (mAP, top-3)
     sequence: jax.Array  # int32[B,T], labels in the order of emission, -1 behind the last
     probabilities: jax.Array  # float32[B,T], of each label of the sequence
-    attention: jax.Array | None  # float32[B,T,K], where the network looked for it
+    # float32[B,T,K], where the network looked for it; None for rows that look nowhere
+    attention: jax.Array | None
 
 
 def emit_most_confident(logits: jax.Array, emitted: jax.Array) -> jax.Array:
@@ -35,6 +38,7 @@ def predict(
     max_labels: int,
     beam_size: int,
     stop: str,
+    top_k: int = 0,
 ) -> Prediction:
     """Label sets of features float[B,K,D], by beam search where the network has a decoder.
 
@@ -42,15 +46,16 @@ def predict(
       network, variables: as trained.
       threshold: τ of the search; for rows without a decoder the cut of v_prob. May be traced.
       max_labels: T; beam_size: W; stop: as in `beam_search`.
+      top_k: for rows without a decoder the number of labels of every image, whatever the
+        threshold; 0 lets the threshold decide.
     """
-    logits = network.apply(variables, features, method="label_logits")
-    preliminary = jax.nn.sigmoid(logits)
+    preliminary = network.apply(variables, features, method="preliminary")
     if network.decoder is None:
-        return _cut(preliminary, threshold)
+        return _most_probable(preliminary, threshold, top_k)
 
     memory, state = network.apply(variables, features, preliminary, method="start")
 
-    def one_path(state: DecoderState, label: jax.Array) -> tuple[DecoderState, StepScores]:
+    def one_path(state: Any, label: jax.Array) -> tuple[Any, StepScores]:
         state = state.emit(label)
         emitted = state.emitted
         state, step_logits, weights = network.apply(variables, memory, state, method="step")
@@ -75,7 +80,7 @@ def predict(
         scores=label_scores(network, unrolled),
         sequence=beams.labels[:, 0],
         probabilities=jnp.where(beams.labels[:, 0] >= 0, jnp.exp(beams.log_probs[:, 0]), 0.0),
-        attention=beams.trace[:, 0],
+        attention=None if beams.trace is None else beams.trace[:, 0],
     )
 
 
@@ -93,14 +98,18 @@ def label_scores(network: Network, unrolled: Unrolled) -> jax.Array:
     return (reached[..., None] * jnp.exp(log_probs)).max(axis=1)
 
 
-def _cut(probabilities: jax.Array, threshold: jax.Array | float) -> Prediction:
-    """The set of all labels at or above the threshold, by probability."""
-    labels = probabilities >= threshold
+def _most_probable(
+    probabilities: jax.Array, threshold: jax.Array | float, top_k: int
+) -> Prediction:
+    """The `top_k` best labels, or with 0 all at or above the threshold, by probability."""
     sequence = jnp.argsort(-probabilities, axis=-1, stable=True).astype(jnp.int32)
     ordered = jnp.take_along_axis(probabilities, sequence, axis=-1)
-    chosen = ordered >= threshold
+    if top_k:
+        chosen = jnp.broadcast_to(jnp.arange(ordered.shape[-1]) < top_k, ordered.shape)
+    else:
+        chosen = ordered >= threshold
     return Prediction(
-        labels=labels,
+        labels=jnp.take_along_axis(chosen, jnp.argsort(sequence, axis=-1), axis=-1),
         scores=probabilities,
         sequence=jnp.where(chosen, sequence, -1),
         probabilities=jnp.where(chosen, ordered, 0.0),

@@ -30,12 +30,36 @@ def _resnet_baseline(config: ml_collections.ConfigDict) -> None:
     config.search.threshold = 0.5  # [P] v_prob cut at 0.5
 
 
+def _softmax(config: ml_collections.ConfigDict) -> None:
+    """Gong et al. 2013: M_map alone, one softmax over all labels."""
+    config.head = "linear"
+    config.loss = "softmax"
+    config.search.top_k = 3  # [P]
+
+
+def _warp(config: ml_collections.ConfigDict) -> None:
+    """Gong et al. 2013: M_map alone, weighted approximate ranking."""
+    config.head = "linear"
+    config.loss = "warp"
+    config.search.top_k = 3  # [P]
+
+
+def _cnn_rnn(config: ml_collections.ConfigDict) -> None:
+    """Wang et al. 2016: no M_map, no attention; a path ends by its end token alone."""
+    config.head = "cnn_rnn"
+    config.order = "frequent_first"  # [P]
+    config.search.threshold = 0.0
+
+
 METHODS = {
     "order_free": _order_free,
     "order_free_no_attention": _order_free_no_attention,
     "frequent_first": _frequent_first,
     "rare_first": _rare_first,
     "resnet_baseline": _resnet_baseline,
+    "softmax": _softmax,
+    "warp": _warp,
+    "cnn_rnn": _cnn_rnn,
 }
 
 
@@ -56,13 +80,14 @@ def get_config() -> ml_collections.ConfigDict:
     # Compute type; parameters, losses and softmaxes stay float32. 'auto' is bfloat16 on
     # accelerators and float32 on CPUs, and is resolved before it is saved.
     config.dtype = "auto"  # auto | float32 | bfloat16
-    config.head = "attention_lstm"  # attention_lstm | linear
+    config.head = "attention_lstm"  # attention_lstm | linear (M_map alone) | cnn_rnn
+    config.loss = "bce"  # of M_map, [R] | softmax | warp; the latter two for the linear head
     # Which true label is the target of a step: confidence is the paper's order-free training;
     # the fixed orders train with teacher forcing and an end token.
     config.order = "confidence"  # confidence | frequent_first | rare_first
 
     data = config.data = ml_collections.ConfigDict()
-    data.name = ""  # digits | coco
+    data.name = ""  # digits | coco | nus_wide
     data.path = ""  # folder of the data set; '' lets `digits` use the TFDS default folder
     data.image_size = 448  # pixels, both sides [?]
     data.resize = "squash"  # squash | crop | pad
@@ -70,6 +95,11 @@ def get_config() -> ml_collections.ConfigDict:
     data.validation_fraction = 0.1  # part of the training split held out for choices
     data.split_seed = 0  # which images are held out; not tied to `seed`
     data.on_bad_image = "error"  # error | skip (masked and counted)
+    # Of nus_wide. paper: 150,000 training images by a stored seeded draw [P, their list is not
+    # published]; official: its two lists; list: the images of train_list.
+    data.protocol = "paper"
+    data.train_list = ""  # list: the file; paper: where the draw is kept, '' for the data folder
+    data.on_missing = "error"  # images that are not on disk: error | skip (counted, logged)
     data.download = False  # let TFDS download the data set into data.path
     augment = data.augment = ml_collections.ConfigDict()
     augment.flip = True  # horizontal, half of the images
@@ -91,6 +121,7 @@ def get_config() -> ml_collections.ConfigDict:
     decoder = config.decoder = ml_collections.ConfigDict()
     decoder.hidden = 512  # LSTM units [?]
     decoder.attention = 512  # units of the attention's score layer [?]
+    decoder.embedding = 64  # width of the joint space of images and labels, for cnn_rnn [?]
     decoder.use_attention = True  # False: z_t is the mean of the features
     decoder.initial_state = "mean"  # mean (linear layer on the mean feature) | zeros [?]
     decoder.target = "all"  # [R] all | remaining | ranked
@@ -101,6 +132,8 @@ def get_config() -> ml_collections.ConfigDict:
     search.beam_size = 3  # [?]
     # τ; below 0: the one that `eval.py --tune` stored, or 0.5 before that.
     search.threshold = -1.0
+    # Labels of every image for the linear head, whatever τ; 0: as many as τ lets through.
+    search.top_k = 0
     search.stop = "path"  # [R] path: product of the path | step: the step's own probability
 
     optimizer = config.optimizer = ml_collections.ConfigDict()

@@ -2,7 +2,7 @@
 
     python train.py --config=configs/digits.py:order_free --workdir=runs/digits
 
-reaches C-F1 and O-F1 above 94 on the test split in a few minutes on 2 cores.
+trains in about four minutes on 2 cores.
 """
 
 import ml_collections
@@ -26,8 +26,9 @@ def get_config(method: str = "order_free") -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 1e-4
     config.optimizer.warmup_steps = 100
     config.optimizer.clip_norm = 5.0
-    config.train.steps = 750
-    config.train.eval_every = 250
-    config.train.checkpoint_every = 250
+    config.train.batch_size = 32
+    config.train.steps = 1300
+    config.train.eval_every = 650
+    config.train.checkpoint_every = 650
     config.eval.batch_size = 200
     return common.apply_method(config, method)

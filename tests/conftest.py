@@ -65,7 +65,7 @@ def coco_folder(tmp_path_factory) -> Path:
     return write_coco(tmp_path_factory.mktemp("coco"), {"train2014": 48, "val2014": 10})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(coco_folder):
     """A function from a method and overrides to a config that trains in seconds."""
 

@@ -135,6 +135,18 @@ def test_mistakes_of_eval_are_one_line(trained, tmp_path):
     )  # fmt: skip
 
 
+def test_a_row_of_fixed_size_is_evaluated_and_not_tuned(small_flags, tmp_path):
+    flags = [f for f in small_flags if "decoder" not in f]
+    trained = run("train.py", "--config=configs/coco.py:softmax", f"--workdir={tmp_path}",
+                  *flags, "--config.search.top_k=2")  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    assert_one_line(run("eval.py", f"--workdir={tmp_path}", "--tune"), "top_k=2")
+    evaluated = run("eval.py", f"--workdir={tmp_path}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    result = json.loads((tmp_path / "eval" / "test-4.json").read_text())
+    assert result["set_size"]["predicted"] == 2.0
+
+
 def test_another_config_in_the_same_directory_is_one_line(trained, small_flags):
     finished = run("train.py", "--config=configs/coco.py:order_free", f"--workdir={trained}",
                    *small_flags, "--config.seed=5")  # fmt: skip

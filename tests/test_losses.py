@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from attn_lstm import losses
+from attn_lstm.models.decoder import Unrolled
+from attn_lstm.ordering import next_target
 
 RANK = jnp.array([1, 0, 2])
 
@@ -99,6 +101,51 @@ def test_set_loss_has_true_gradients(target):
         return losses.set_step_loss(target, x, emitted, truth).sum()
 
     check_grads(loss, (jnp.asarray(logits),), order=1, modes=["rev"], eps=1e-2, rtol=2e-2)
+
+
+@given(st.integers(0, 10_000))
+def test_softmax_loss_equals_torch_with_soft_targets(seed):
+    logits, truth, _ = random_steps(seed, batch=5)
+    logits = logits[:, 0]
+    truth[0] = 0.0
+    wanted = torch.tensor(truth / np.maximum(truth.sum(1, keepdims=True), 1))
+    oracle = torch.nn.functional.cross_entropy(torch.tensor(logits), wanted, reduction="none")
+    loss = losses.softmax_cross_entropy(logits, truth)
+    np.testing.assert_allclose(loss, oracle, rtol=1e-5, atol=1e-6)
+    assert loss[0] == 0.0  # an image without labels says nothing
+
+
+def test_softmax_loss_has_true_gradients_and_none_without_labels():
+    logits, truth, _ = random_steps(6)
+    truth[0] = 0.0
+
+    def loss(x):
+        return losses.softmax_cross_entropy(x, truth).sum()
+
+    first = jnp.asarray(logits[:, 0])
+    check_grads(loss, (first,), order=1, modes=["rev"], eps=1e-2, rtol=2e-2)
+    assert not jax.grad(loss)(first)[0].any()
+
+
+def test_smoothing_reaches_the_steps_of_a_sequence():
+    logits, truth, emitted = random_steps(7, steps=1, end=1)
+    unrolled = Unrolled(jnp.asarray(logits), jnp.asarray(emitted), None, None)
+    parts = losses.parts(
+        None, unrolled, truth, RANK, loss="bce", order="rare_first", target="all", smoothing=0.4
+    )
+    target = np.asarray(next_target("rare_first", logits[:, 0], truth > 0, RANK))
+    # Nothing has left the pool, so the uniform part is torch's, over all classes and the end.
+    oracle = torch.nn.functional.cross_entropy(
+        torch.tensor(logits[:, 0]), torch.tensor(target).long(), reduction="none",
+        label_smoothing=0.4,
+    )  # fmt: skip
+    np.testing.assert_allclose(parts["step"], oracle, rtol=1e-5)
+    assert parts.keys() == {"step"}
+
+
+def test_unknown_label_loss_is_refused():
+    with pytest.raises(ValueError, match="bce, softmax, warp"):
+        losses.label_loss("hinge", jnp.zeros((1, 2)), jnp.zeros((1, 2)))
 
 
 def test_unknown_set_target_is_refused():

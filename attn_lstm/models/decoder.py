@@ -1,6 +1,7 @@
 """M_pred: the LSTM that emits one label a step, in the order of its own confidence."""
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import flax
 import flax.linen as nn
@@ -44,10 +45,53 @@ class Unrolled:
     logits: jax.Array  # float32[B,T,C], or C+1 with an end token, last
     emitted: jax.Array  # bool[B,T,C], labels that had left the pool before each step
     labels: jax.Array  # int32[B,T], label emitted by each step
-    attention: jax.Array  # float32[B,T,K]
+    attention: jax.Array | None  # float32[B,T,K]; None for a decoder that looks nowhere
 
 
-class Decoder(nn.Module):
+class SequenceDecoder(nn.Module):
+    """One label a step: what training, the search and the network ask of every decoder.
+
+    A subclass has `num_labels` (C), `end_token` and two methods:
+    `start(features float[B,K,D], probabilities float32[B,C] | None) -> (memory, state)`, of which
+    no step changes the memory, and `step(memory, state, train) -> (state, logits float32[B,C],
+    attention float32[B,K] | None)`, with logits of C+1 entries where a token ends the sequence.
+    The state has `emitted bool[B,C]` and `emit(label int32[B]) -> state`.
+    """
+
+    # Whether `start` takes v_prob, so that the row has M_map.
+    needs_map: ClassVar[bool] = True
+
+    def unroll(
+        self,
+        features: jax.Array,
+        probabilities: jax.Array | None,
+        choose: Choice,
+        steps: int,
+        train: bool = False,
+    ) -> Unrolled:
+        """Scans `steps` steps; `choose(logits, emitted bool[B,C]) -> int32[B]` picks the label."""
+        memory, state = self.start(features, probabilities)
+
+        def body(
+            decoder: "SequenceDecoder", state: Any, _: None
+        ) -> tuple[Any, tuple[jax.Array, ...]]:
+            before = state.emitted
+            state, logits, weights = decoder.step(memory, state, train)
+            label = choose(logits, before)
+            return state.emit(label), (logits, before, label, weights)
+
+        scan = nn.scan(
+            body,
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": True},
+            length=steps,
+            out_axes=1,
+        )
+        _, steps_of = scan(self, state, None)
+        return Unrolled(*steps_of)
+
+
+class Decoder(SequenceDecoder):
     """The LSTM, its attention and its output layer; one `step` serves training and search.
 
     Attributes:
@@ -136,35 +180,6 @@ class Decoder(nn.Module):
         if self.end_token:
             return jnp.exp(pool_log_softmax(logits, emitted)[..., : self.num_labels])
         return jax.nn.sigmoid(logits)
-
-    def unroll(
-        self,
-        features: jax.Array,
-        probabilities: jax.Array,
-        choose: Choice,
-        steps: int,
-        train: bool = False,
-    ) -> Unrolled:
-        """Scans `steps` steps; `choose(logits, emitted bool[B,C]) -> int32[B]` picks the label."""
-        memory, state = self.start(features, probabilities)
-
-        def body(
-            decoder: "Decoder", state: DecoderState, _: None
-        ) -> tuple[DecoderState, tuple[jax.Array, ...]]:
-            before = state.emitted
-            state, logits, weights = decoder.step(memory, state, train)
-            label = choose(logits, before)
-            return state.emit(label), (logits, before, label, weights)
-
-        scan = nn.scan(
-            body,
-            variable_broadcast="params",
-            split_rngs={"params": False, "dropout": True},
-            length=steps,
-            out_axes=1,
-        )
-        _, steps_of = scan(self, state, None)
-        return Unrolled(*steps_of)
 
 
 def pool_log_softmax(logits: jax.Array, emitted: jax.Array) -> jax.Array:

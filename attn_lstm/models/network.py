@@ -1,12 +1,16 @@
 """The whole network of a row: backbone, M_map, and the decoder where the row has one."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from attn_lstm.models.decoder import Choice, Decoder, DecoderState, Memory, Unrolled
+from attn_lstm.models.cnn_rnn import CnnRnn
+from attn_lstm.models.decoder import Choice, Decoder, SequenceDecoder, Unrolled
 from attn_lstm.models.dropout import RowDropout
 from attn_lstm.models.mobilenet import MobileNetV2
 from attn_lstm.models.preprocessing import IMAGENET, MOBILENET_V2, Preprocessing, normalise
@@ -19,7 +23,7 @@ from attn_lstm.ordering import emits_end_token
 class Outputs:
     """One pass of the network over a batch."""
 
-    label_logits: jax.Array  # float32[B,C], of v_prob
+    label_logits: jax.Array | None  # float32[B,C], of v_prob; None for a row without M_map
     unrolled: Unrolled | None  # the decoder's steps
 
 
@@ -30,6 +34,7 @@ class Network(nn.Module):
       backbone: module from normalised float[B,H,W,3] to float[B,H',W',D].
       decoder: None for rows that have M_map alone.
       num_labels: C.
+      link: maps M_map's logits to v_prob.
       preprocessing: what the backbone's weights expect of a pixel.
       frozen: the backbone keeps its parameters and its batch statistics.
       freeze_norm: it learns, but its batch norms keep the statistics they were loaded with.
@@ -39,10 +44,11 @@ class Network(nn.Module):
     """
 
     backbone: nn.Module
-    decoder: Decoder | None
+    decoder: SequenceDecoder | None
     num_labels: int
     preprocessing: Preprocessing
     frozen: bool
+    link: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid
     freeze_norm: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
@@ -66,25 +72,32 @@ class Network(nn.Module):
         features = maps.reshape(maps.shape[0], -1, maps.shape[-1])
         return jax.lax.stop_gradient(features) if self.frozen else features
 
-    def label_logits(self, features: jax.Array, train: bool = False) -> jax.Array:
-        """Logits of v_prob: float[B,K,D] -> float32[B,C]."""
+    def label_logits(self, features: jax.Array, train: bool = False) -> jax.Array | None:
+        """Logits of v_prob: float[B,K,D] -> float32[B,C], or None for a row without M_map."""
+        if self.decoder is not None and not self.decoder.needs_map:
+            return None
         pooled = self.drop(features.mean(axis=1), train)
         return self.map_labels(pooled).astype(jnp.float32)
 
-    def start(self, features: jax.Array, probabilities: jax.Array) -> tuple[Memory, DecoderState]:
-        """`Decoder.start` on the parameters of the whole network."""
+    def preliminary(self, features: jax.Array) -> jax.Array | None:
+        """v_prob: float[B,K,D] -> float32[B,C], or None for a row without M_map."""
+        return self._link(self.label_logits(features))
+
+    def _link(self, logits: jax.Array | None) -> jax.Array | None:
+        return None if logits is None else self.link(logits)
+
+    def start(self, features: jax.Array, probabilities: jax.Array | None) -> tuple[Any, Any]:
+        """The decoder's `start` on the parameters of the whole network."""
         return self.decoder.start(features, probabilities)
 
-    def step(
-        self, memory: Memory, state: DecoderState
-    ) -> tuple[DecoderState, jax.Array, jax.Array]:
-        """`Decoder.step` on the parameters of the whole network."""
+    def step(self, memory: Any, state: Any) -> tuple[Any, jax.Array, jax.Array | None]:
+        """The decoder's `step` on the parameters of the whole network."""
         return self.decoder.step(memory, state)
 
     def unroll(
-        self, features: jax.Array, probabilities: jax.Array, choose: Choice, steps: int
+        self, features: jax.Array, probabilities: jax.Array | None, choose: Choice, steps: int
     ) -> Unrolled:
-        """`Decoder.unroll` on the parameters of the whole network."""
+        """The decoder's `unroll` on the parameters of the whole network."""
         return self.decoder.unroll(features, probabilities, choose, steps)
 
     def __call__(
@@ -106,7 +119,7 @@ class Network(nn.Module):
         logits = self.label_logits(features, train)
         if self.decoder is None:
             return Outputs(logits, None)
-        unrolled = self.decoder.unroll(features, jax.nn.sigmoid(logits), choose, steps, train)
+        unrolled = self.decoder.unroll(features, self._link(logits), choose, steps, train)
         return Outputs(logits, unrolled)
 
 
@@ -126,29 +139,40 @@ def create_network(
     """
     dtype = jnp.dtype(config.dtype)
     backbone, preprocessing = _create_backbone(config.backbone, dtype, axis_name)
-    decoder = None
-    if config.head == "attention_lstm":
-        decoder = Decoder(
-            num_labels=num_labels,
-            hidden=config.decoder.hidden,
-            attention=config.decoder.attention,
-            use_attention=config.decoder.use_attention,
-            initial_state=config.decoder.initial_state,
-            end_token=emits_end_token(config.order, config.decoder.target),
-            dropout=config.decoder.dropout,
-            dtype=dtype,
-            axis_name=axis_name,
-        )
     return Network(
         backbone=backbone,
-        decoder=decoder,
+        decoder=_create_decoder(config, num_labels, dtype, axis_name),
         num_labels=num_labels,
         preprocessing=preprocessing,
         frozen=frozen,
+        link=jax.nn.softmax if config.loss == "softmax" else jax.nn.sigmoid,
         freeze_norm=config.backbone.freeze_norm,
         dropout=config.decoder.dropout,
         dtype=dtype,
         axis_name=axis_name,
+    )
+
+
+def _create_decoder(
+    config: ml_collections.ConfigDict, num_labels: int, dtype: jnp.dtype, axis_name: str | None
+) -> SequenceDecoder | None:
+    if config.head == "linear":
+        return None
+    shared = {
+        "num_labels": num_labels,
+        "hidden": config.decoder.hidden,
+        "dropout": config.decoder.dropout,
+        "dtype": dtype,
+        "axis_name": axis_name,
+    }
+    if config.head == "cnn_rnn":
+        return CnnRnn(embedding=config.decoder.embedding, **shared)
+    return Decoder(
+        attention=config.decoder.attention,
+        use_attention=config.decoder.use_attention,
+        initial_state=config.decoder.initial_state,
+        end_token=emits_end_token(config.order, config.decoder.target),
+        **shared,
     )
 
 

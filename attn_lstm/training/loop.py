@@ -16,6 +16,7 @@ from attn_lstm import inference, parallel, results, weights, workdir
 from attn_lstm.config import resolve, validate
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Split
+from attn_lstm.inputs import Inputs
 from attn_lstm.models.network import create_network
 from attn_lstm.objective import loss_names
 from attn_lstm.ordering import frequency_rank
@@ -69,7 +70,7 @@ def train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh) -> boo
     if jax.process_index() == 0:
         workdir.save_config(directory, config)
         workdir.save_labels(directory, label_table(splits["train"]))
-    run = _Run(config, directory, mesh, splits)
+    run = Run(config, directory, mesh, splits)
     try:
         return run.go()
     finally:
@@ -82,7 +83,7 @@ def label_table(split: Split) -> workdir.LabelTable:
     return workdir.LabelTable(split.dataset, split.label_names, counts)
 
 
-class _Run:
+class Run:
     """The pieces of one run, and its loop."""
 
     def __init__(
@@ -99,7 +100,6 @@ class _Run:
         self.optimizer = create_optimizer(
             config.optimizer,
             self.schedule,
-            frozen=config.backbone.frozen,
             joins_at=config.backbone.unfreeze_step,
             # A backbone that starts from random parameters learns as fast as the head.
             scale=config.optimizer.backbone_scale if config.backbone.weights else 1.0,
@@ -115,6 +115,7 @@ class _Run:
                 self.optimizer,
                 config.data.image_size,
                 config.seed,
+                config.backbone.frozen,
                 config.ema.decay > 0,
                 loss_names(config),
             )
@@ -129,18 +130,30 @@ class _Run:
             state = jax.jit(create, out_shardings=replicated)()
             self.state = parallel.replicate(with_pretrained(config, state), mesh)
         self.writers = Writers(directory, int(self.state.step), jax.process_index() == 0)
+        self.inputs = {
+            name: Inputs(
+                config,
+                split,
+                self.state.variables,
+                directory,
+                views=config.cache.views if name == "train" else 1,
+                say=self.writers.say,
+            )
+            for name, split in splits.items()
+        }
 
     def go(self) -> bool:
+        """Runs to the last step, or until a signal asks to stop; True for the former."""
         config, step = self.config, int(self.state.step)
         self.writers.say(self._opening(step))
         if step and self._validates(step) and self.writers.needs_validation(step):
             self.validate(step)  # stopped between its save and its validation
         clock = Clock(config.train.batch_size, config.train.steps)
         clock.start(step)
-        batches = parallel.prefetch(self._batches(step), self.mesh)
+        batches = parallel.prefetch(self.inputs["train"].training(step), self.mesh)
         with Stop() as stop:
             while step < config.train.steps and not stop.asked:
-                train_step = self._train_step(self._frozen(step))
+                train_step = self.train_step(self._frozen(step))
                 self.state = train_step(self.state, next(batches), self.rank)
                 step += 1
                 if step % config.train.log_every == 0:
@@ -169,7 +182,7 @@ class _Run:
         return self.config.backbone.frozen or step < self.config.backbone.unfreeze_step
 
     @functools.cache  # noqa: B019  a run lives as long as its process
-    def _train_step(self, frozen: bool) -> Callable[..., TrainState]:
+    def train_step(self, frozen: bool) -> Callable[..., TrainState]:
         network = create_network(self.config, self.num_labels, AXIS, frozen)
         return parallel.map_over_devices(
             make_train_step(self.config, network, self.optimizer),
@@ -177,31 +190,6 @@ class _Run:
             in_specs=(REPLICATED, SPLIT, REPLICATED),
             out_specs=REPLICATED,
             donate=(0,),
-        )
-
-    def _batches(self, step: int) -> Any:
-        from attn_lstm.data.pipeline import Augment, train_batches
-
-        data = self.config.data
-        augment = data.augment
-        crop = augment.crop_min_area
-        return train_batches(
-            self.splits["train"],
-            batch_size=self.config.train.batch_size,
-            image_size=data.image_size,
-            resize=data.resize,
-            augment=Augment(
-                flip=augment.flip,
-                crop_scale=(crop, 1.0) if crop < 1 else None,
-                randaugment_layers=augment.randaugment_layers,
-                randaugment_magnitude=augment.randaugment_magnitude,
-                cutout=augment.cutout,
-            ),
-            seed=self.config.seed,
-            start_step=step,
-            on_bad_image=data.on_bad_image,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
         )
 
     def _saves(self, step: int) -> bool:
@@ -231,18 +219,19 @@ class _Run:
         (predictions,) = inference.predict_split(
             self.eval_step,
             self.state.variables,
-            inference.split_batches(self.config, self.splits["validation"]),
+            self.inputs["validation"].evaluation(),
             self.rank,
             [inference.threshold_or_default(self.config.search.threshold)],
             self.mesh,
         )
         figures = results.figures(predictions)
-        self.writers.validation(step, figures)
         name = self.config.train.best_figure
         kept = self.best.steps()
         if not kept or figures[name] > self.best.meta(kept[-1])["figures"][name]:
             self.best.save(self.state, {**self.meta, "figures": figures})
             self.best.wait()
+        # Last: a line in the log says that all that belongs to this validation is done.
+        self.writers.validation(step, figures)
         self.writers.say(
             f"step {step}/{self.config.train.steps}  validation: "
             + "  ".join(f"{n} {figures[n]:.1f}" for n in ("C-F1", "O-F1", "mAP"))
@@ -250,6 +239,7 @@ class _Run:
         )
 
     def close(self) -> None:
+        """Waits for what is still being written."""
         self.latest.close()
         self.best.close()
         self.writers.close()

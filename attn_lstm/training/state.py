@@ -39,6 +39,7 @@ def create_state(
     optimizer: optax.GradientTransformation,
     image_size: int,
     seed: int,
+    frozen: bool,
     averaged: bool,
     loss_names: tuple[str, ...],
 ) -> TrainState:
@@ -50,10 +51,17 @@ def create_state(
         step=jnp.int32(0),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(learned_and_resting(params, frozen)[0]),
         average=jax.tree.map(jnp.copy, params) if averaged else None,
         totals={name: jnp.float32(0) for name in (*loss_names, "images")},
     )
+
+
+def learned_and_resting(params: PyTree, frozen: bool) -> tuple[PyTree, PyTree]:
+    """What the optimizer sees of the parameters, and what never changes: a frozen backbone."""
+    resting = {"backbone"} if frozen else set()
+    learned = {name: tree for name, tree in params.items() if name not in resting}
+    return learned, {name: params[name] for name in resting}
 
 
 def create_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
@@ -72,7 +80,6 @@ def create_optimizer(
     config: ml_collections.ConfigDict,
     schedule: optax.Schedule,
     *,
-    frozen: bool,
     joins_at: int,
     scale: float,
 ) -> optax.GradientTransformation:
@@ -83,7 +90,6 @@ def create_optimizer(
     Args:
       config: its fields.
       schedule: learning rate of the head by step.
-      frozen: the backbone gets no update and no state.
       joins_at: finished updates after which the backbone learns too.
       scale: the backbone's learning rate over the head's.
     """
@@ -96,12 +102,9 @@ def create_optimizer(
             optax.sgd(rate, momentum=0.9),
         )
 
-    if frozen:
-        backbone = optax.set_to_zero()
-    else:
-        backbone = group(lambda step: scale * schedule(step + joins_at))
-        if joins_at:
-            backbone = optax.conditionally_mask(backbone, lambda step: step >= joins_at)
+    backbone = group(lambda step: scale * schedule(step + joins_at))
+    if joins_at:
+        backbone = optax.conditionally_mask(backbone, lambda step: step >= joins_at)
     update = optax.multi_transform({"head": group(schedule), "backbone": backbone}, _group_of)
     if config.clip_norm > 0:
         update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)

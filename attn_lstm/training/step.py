@@ -11,7 +11,7 @@ import optax
 from attn_lstm.models.network import Network
 from attn_lstm.objective import image_losses
 from attn_lstm.parallel import AXIS
-from attn_lstm.training.state import TrainState
+from attn_lstm.training.state import TrainState, learned_and_resting
 
 
 def make_train_step(
@@ -25,11 +25,13 @@ def make_train_step(
         dropout = jax.random.fold_in(jax.random.key(config.seed), state.step)
         counted = jax.lax.psum(batch.mask.sum().astype(jnp.float32), AXIS)
 
-        def loss(params: Any) -> tuple[jax.Array, Any]:
+        learned, resting = learned_and_resting(state.params, config.backbone.frozen)
+
+        def loss(learned: Any) -> tuple[jax.Array, Any]:
             parts, updates = image_losses(
                 config,
                 network,
-                {"params": params, "batch_stats": state.batch_stats},
+                {"params": {**learned, **resting}, "batch_stats": state.batch_stats},
                 batch.image,
                 batch.labels,
                 rank,
@@ -41,19 +43,21 @@ def make_train_step(
             # This device's share of the mean over the global batch; gradients are summed below.
             return sum(sums.values()) / counted, (sums, updates.get("batch_stats", {}))
 
-        gradients, (sums, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+        gradients, (sums, batch_stats) = jax.grad(loss, has_aux=True)(learned)
         gradients, sums = jax.lax.psum((gradients, sums), AXIS)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, learned)
+        learned = optax.apply_updates(learned, updates)
         average = state.average
         if average is not None:
             # The decay grows with the steps, so that the random start is soon forgotten.
             decay = jnp.minimum(config.ema.decay, (1.0 + state.step) / (10.0 + state.step))
-            average = optax.incremental_update(params, average, 1.0 - decay)
+            # Of what learns only: averaging a resting value with itself would round it.
+            before = {name: average[name] for name in learned}
+            average = {**optax.incremental_update(learned, before, 1.0 - decay), **resting}
         sums["images"] = counted
         return TrainState(
             step=state.step + 1,
-            params=params,
+            params={**learned, **resting},
             batch_stats=batch_stats,
             opt_state=opt_state,
             average=average,

@@ -40,89 +40,79 @@ def metrics(directory):
     return [json.loads(line) for line in (directory / workdir.METRICS).read_text().splitlines()]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_device():
     return make_mesh(jax.devices()[:1])
 
 
-def test_a_run_logs_saves_and_validates_at_its_own_intervals(tiny_config, tmp_path, one_device):
-    assert loop.train(tiny_config(), tmp_path, one_device)
-    records = metrics(tmp_path)
+@pytest.fixture(scope="module")
+def whole(tiny_config, tmp_path_factory, one_device):
+    """The work directory of a run on one device that nothing disturbed."""
+    directory = tmp_path_factory.mktemp("whole")
+    assert loop.train(tiny_config(), directory, one_device)
+    return directory
+
+
+def test_a_run_logs_saves_and_validates_at_its_own_intervals(whole):
+    records = metrics(whole)
     assert [r["step"] for r in records if r["kind"] == "train"] == [2, 4, 6, 8, 10]
     assert [r["step"] for r in records if r["kind"] == "validation"] == [4, 8, 10]
-    assert sorted(p.name for p in (tmp_path / "checkpoints/latest").iterdir()) == ["10", "9"]
+    assert sorted(p.name for p in (whole / "checkpoints/latest").iterdir()) == ["10", "9"]
     best = max((r for r in records if r["kind"] == "validation"), key=lambda r: r["mAP"])
-    assert [p.name for p in (tmp_path / "checkpoints/best").iterdir()] == [str(best["step"])]
-    assert workdir.load_labels(tmp_path).names == ("red", "green", "blue")
-    assert list((tmp_path / "tensorboard").iterdir())
+    assert [p.name for p in (whole / "checkpoints/best").iterdir()] == [str(best["step"])]
+    assert workdir.load_labels(whole).names == ("red", "green", "blue")
+    assert list((whole / "tensorboard").iterdir())
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
-    tiny_config, tmp_path, one_device
+def test_the_same_seed_gives_the_same_bits_and_compiles_each_step_once(
+    tiny_config, whole, tmp_path, one_device
 ):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        loop.train(tiny_config(seed=seed), tmp_path / name, one_device)
-    first, second, other = (final_variables(tmp_path / name) for name in "abc")
-    assert_equal(first, second)
-    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    config = loop.resolve(tiny_config())
+    splits = {name: loop.load_split(config.data, name) for name in ("train", "validation")}
+    run = loop.Run(config, tmp_path, one_device, splits)
+    run.go()
+    run.close()
+    assert_equal(final_variables(whole), final_variables(tmp_path))
+    assert metrics(whole) == metrics(tmp_path)
+    assert run.train_step(False)._cache_size() == 1
+    assert run.eval_step._cache_size() == 1
+
+
+def test_another_seed_gives_other_parameters(tiny_config, whole, tmp_path, one_device):
+    loop.train(tiny_config(seed=1), tmp_path, one_device)
+    first, other = final_variables(whole), final_variables(tmp_path)
     assert any(not np.array_equal(first[name], other[name]) for name in first)
 
 
-def test_an_interrupted_run_ends_in_the_same_bits(tiny_config, tmp_path, one_device, monkeypatch):
-    loop.train(tiny_config(), tmp_path / "whole", one_device)
+def test_a_stopped_run_ends_in_the_same_bits(tiny_config, whole, tmp_path, one_device, monkeypatch):
+    real = loop.Inputs.training
 
-    # Stopped behind step 5: between a log line, a checkpoint and a validation.
-    real_step, calls = loop.make_train_step, []
+    def stopping(self, start_step):
+        for i, batch in enumerate(real(self, start_step)):
+            if i == 6:  # read ahead: between a log line, a checkpoint and a validation
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
 
-    def stopping(*args):
-        step = real_step(*args)
-
-        def counted(state, batch, rank):
-            jax.debug.callback(lambda: calls.append(1) or (
-                len(calls) == 5 and signal.raise_signal(signal.SIGTERM)))  # fmt: skip
-            return step(state, batch, rank)
-
-        return counted
-
-    monkeypatch.setattr(loop, "make_train_step", stopping)
-    stopped = loop.train(tiny_config(), tmp_path / "parts", one_device)
+    monkeypatch.setattr(loop.Inputs, "training", stopping)
+    assert not loop.train(tiny_config(), tmp_path, one_device)
     monkeypatch.undo()
-    assert not stopped
-    assert loop.train(tiny_config(), tmp_path / "parts", one_device)
-    assert_equal(final_variables(tmp_path / "whole"), final_variables(tmp_path / "parts"))
-    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    assert 0 < metrics(tmp_path)[-1]["step"] < 10
+    assert loop.train(tiny_config(), tmp_path, one_device)
+    assert_equal(final_variables(whole), final_variables(tmp_path))
+    assert metrics(whole) == metrics(tmp_path)
 
 
-@pytest.mark.parametrize("method", ["order_free", "frequent_first"])
-def test_four_devices_train_as_one(tiny_config, tmp_path, one_device, method):
-    loop.train(tiny_config(method), tmp_path / "one", one_device)
-    loop.train(tiny_config(method), tmp_path / "four", make_mesh())
-    one, four = metrics(tmp_path / "one"), metrics(tmp_path / "four")
-    for a, b in zip(one, four, strict=True):
+def test_four_devices_train_as_one(tiny_config, whole, tmp_path):
+    loop.train(tiny_config(), tmp_path, make_mesh())
+    for a, b in zip(metrics(whole), metrics(tmp_path), strict=True):
         assert a.pop("kind") == b.pop("kind")
         assert a == pytest.approx(b, rel=1e-3)
-    assert_equal(
-        final_variables(tmp_path / "one"), final_variables(tmp_path / "four"), rtol=2e-2, atol=2e-4
-    )
+    assert_equal(final_variables(whole), final_variables(tmp_path), rtol=2e-2, atol=2e-4)
 
 
-def test_nothing_recompiles_after_the_first_step(tiny_config, tmp_path, one_device):
-    run = loop._Run(
-        config := loop.resolve(tiny_config()),
-        tmp_path,
-        one_device,
-        {name: loop.load_split(config.data, name) for name in ("train", "validation")},
-    )
-    run.go()
-    assert run._train_step(False)._cache_size() == 1
-    assert run.eval_step._cache_size() == 1
-    run.close()
-
-
-def test_a_directory_of_another_config_is_refused_by_field(tiny_config, tmp_path, one_device):
-    loop.train(tiny_config(**{"train.steps": 1}), tmp_path, one_device)
+def test_a_directory_of_another_config_is_refused_by_field(tiny_config, whole, one_device):
     with pytest.raises(UserError, match=r"decoder.hidden \(16 there, 32 now\).*--workdir"):
-        loop.train(tiny_config(**{"train.steps": 1, "decoder.hidden": 32}), tmp_path, one_device)
+        loop.train(tiny_config(**{"decoder.hidden": 32}), whole, one_device)
 
 
 def test_the_loss_falls(tiny_config, tmp_path, one_device):
@@ -137,7 +127,10 @@ def test_the_loss_falls(tiny_config, tmp_path, one_device):
     assert figures[-1] > 50
 
 
-@pytest.mark.parametrize("method", ["rare_first", "order_free_no_attention", "resnet_baseline"])
+@pytest.mark.parametrize(
+    "method",
+    ["rare_first", "order_free_no_attention", "resnet_baseline", "softmax", "warp", "cnn_rnn"],
+)
 def test_every_row_takes_a_step(tiny_config, tmp_path, one_device, method):
     assert loop.train(tiny_config(method, **{"train.steps": 1}), tmp_path, one_device)
 

@@ -1,0 +1,48 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attn_lstm import parallel
+from attn_lstm.parallel import AXIS, REPLICATED, SPLIT
+
+
+def test_the_mesh_holds_all_devices_under_one_axis():
+    mesh = parallel.make_mesh()
+    assert mesh.axis_names == (AXIS,)
+    assert mesh.size == len(jax.devices()) == 4
+
+
+def test_rows_are_split_over_devices_and_come_back_in_order():
+    mesh = parallel.make_mesh()
+    batch = {"x": np.arange(24.0).reshape(8, 3), "id": np.arange(8)}
+    placed = parallel.shard_batch(batch, mesh)
+    assert {s.data.shape for s in placed["x"].addressable_shards} == {(2, 3)}
+    jax.tree.map(np.testing.assert_array_equal, parallel.gather(placed), batch)
+
+
+def test_rows_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"6 rows.*4 devices"):
+        parallel.shard_batch(np.zeros((6, 2)), parallel.make_mesh())
+
+
+def test_a_mapped_step_sums_gradients_over_devices():
+    mesh = parallel.make_mesh()
+
+    def step(w, x):
+        gradient = jax.grad(lambda w: (w * x).sum())(w)
+        return jax.lax.psum(gradient, AXIS)
+
+    mapped = parallel.map_over_devices(
+        step, mesh, in_specs=(REPLICATED, SPLIT), out_specs=REPLICATED
+    )
+    x = np.arange(8.0, dtype=np.float32)
+    assert float(mapped(jnp.float32(2.0), parallel.shard_batch(x, mesh))) == x.sum()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_prefetching_loses_and_reorders_nothing(count):
+    mesh = parallel.make_mesh()
+    batches = (np.full((4,), i) for i in range(count))
+    seen = [int(batch[0]) for batch in parallel.prefetch(batches, mesh)]
+    assert seen == list(range(count))
