@@ -1,0 +1,64 @@
+"""A whole split through the mapped evaluation step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attn_lstm import inference
+from attn_lstm.config import resolve
+from attn_lstm.data import load_split
+from attn_lstm.inputs import Inputs
+from attn_lstm.models.network import create_network
+from attn_lstm.parallel import make_mesh
+from attn_lstm.prediction import emit_most_confident
+
+
+def predicted(config, split, devices, thresholds):
+    network = create_network(config, len(split.label_names))
+    images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
+    init = jax.jit(lambda key: network.init(key, images, emit_most_confident, steps=1))
+    variables = init(jax.random.key(7))
+    mesh = make_mesh(jax.devices()[:devices])
+    inputs = Inputs(config, split, variables, None, views=1, say=print)
+    return inference.predict_split(
+        inference.map_eval_step(config, len(split.label_names), mesh),
+        variables,
+        inputs.evaluation(),
+        jnp.arange(3),
+        thresholds,
+        mesh,
+    )
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    return resolve(tiny_config())
+
+
+def test_every_image_counts_once_on_any_number_of_devices(config):
+    split = load_split(config.data, "test")
+    assert len(split) == 10  # which neither 8 rows a batch nor 4 devices divide
+    (one,), (four,) = (predicted(config, split, devices, [0.2]) for devices in (1, 4))
+    for seen in (one, four):
+        np.testing.assert_array_equal(seen.image_id, np.arange(10))
+        np.testing.assert_array_equal(seen.truth, split.labels)
+    np.testing.assert_array_equal(one.labels, four.labels)
+    np.testing.assert_array_equal(one.sequence, four.sequence)
+    np.testing.assert_allclose(one.scores, four.scores, rtol=1e-4)
+    for name in one.losses:
+        np.testing.assert_allclose(one.losses[name], four.losses[name], rtol=1e-4)
+
+
+def test_several_thresholds_at_once_are_each_as_if_alone(config):
+    split = load_split(config.data, "test")
+    low, high = predicted(config, split, 1, [0.05, 0.4])
+    (alone,) = predicted(config, split, 1, [0.4])
+    np.testing.assert_array_equal(high.labels, alone.labels)
+    np.testing.assert_array_equal(low.scores, high.scores)
+    assert (low.labels.sum(1) >= high.labels.sum(1)).all()
+
+
+def test_a_split_without_batches_is_an_error(config):
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        inference.predict_split(None, {}, [], jnp.arange(3), [0.5], make_mesh())
