@@ -87,12 +87,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.order = "confidence"  # confidence | frequent_first | rare_first
 
     data = config.data = ml_collections.ConfigDict()
-    data.name = ""  # digits | coco | nus_wide
+    data.name = ""  # digits | coco | nus_wide | folder
     data.path = ""  # folder of the data set; '' lets `digits` use the TFDS default folder
     data.image_size = 448  # pixels, both sides [?]
     data.resize = "squash"  # squash | crop | pad
     data.drop_unlabelled = False  # remove images without any label
     data.validation_fraction = 0.1  # part of the training split held out for choices
+    data.test_fraction = 0.2  # of folder, where its label file divides nothing
     data.split_seed = 0  # which images are held out; not tied to `seed`
     data.on_bad_image = "error"  # error | skip (masked and counted)
     # Of nus_wide. paper: 150,000 training images by a stored seeded draw [P, their list is not

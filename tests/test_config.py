@@ -5,7 +5,7 @@ import pytest
 
 from attn_lstm import config as configuration
 from attn_lstm.errors import UserError
-from configs import coco, common, digits, nus_wide
+from configs import coco, common, digits, folder, nus_wide
 
 
 @pytest.mark.parametrize("method", common.METHODS)
@@ -13,7 +13,7 @@ def test_every_row_of_digits_is_valid_as_it_stands(method):
     configuration.validate(digits.get_config(method), devices=1)
 
 
-@pytest.mark.parametrize("module", [coco, nus_wide])
+@pytest.mark.parametrize("module", [coco, folder, nus_wide])
 def test_the_large_data_sets_need_a_folder_and_weights_only(module):
     config = module.get_config().unlock()
     with pytest.raises(UserError, match=r"data\.path.*backbone\.weights"):

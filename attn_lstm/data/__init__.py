@@ -44,6 +44,20 @@ def _coco(config: Any, split: str) -> Split:
     )
 
 
+def _folder(config: Any, split: str) -> Split:
+    from attn_lstm.data.folder import load_folder_split
+
+    return load_folder_split(
+        config.path,
+        split,
+        drop_unlabelled=config.drop_unlabelled,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        split_seed=config.split_seed,
+        on_missing=config.on_missing,
+    )
+
+
 def _nus_wide(config: Any, split: str) -> Split:
     from attn_lstm.data.nus_wide import load_nus_wide_split
 
@@ -63,6 +77,7 @@ def _nus_wide(config: Any, split: str) -> Split:
 READERS: dict[str, Callable[[Any, str], Split]] = {
     "coco": _coco,
     "digits": _digits,
+    "folder": _folder,
     "nus_wide": _nus_wide,
 }
 
@@ -72,8 +87,8 @@ def load_split(data_config: Any, name: str) -> Split:
 
     Args:
         data_config: a ConfigDict with the fields `name`, `path`, `drop_unlabelled`,
-            `validation_fraction`, `split_seed`, `download`, and for NUS-WIDE `protocol`,
-            `train_list` and `on_missing`.
+            `validation_fraction`, `split_seed`, `download`, for NUS-WIDE `protocol` and
+            `train_list`, for a folder `test_fraction`, and for both `on_missing`.
         name: 'train', 'validation' (held out of the training data) or 'test'.
 
     Raises:
