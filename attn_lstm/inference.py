@@ -27,9 +27,7 @@ def threshold_or_default(threshold: float) -> float:
     return threshold if threshold >= 0 else DEFAULT_THRESHOLD
 
 
-def make_eval_step(
-    config: ml_collections.ConfigDict, network: Network
-) -> Callable[..., tuple[Prediction, dict[str, jax.Array]]]:
+def make_eval_step(config: ml_collections.ConfigDict, network: Network) -> EvalStep:
     """`step(variables, batch, rank, thresholds float32[G])`, to be mapped over `AXIS`.
 
     Returns predictions with one more leading axis G, one search a threshold on the same features,
@@ -77,7 +75,7 @@ def predict_split(
     """Predictions for every threshold, each image of the split once, on every host.
 
     Args:
-      eval_step: `training.step.make_eval_step`, mapped over the mesh.
+      eval_step: as `map_eval_step` makes it.
       batches: this host's, as `Inputs.evaluation` yields them.
       thresholds: float32[G].
 

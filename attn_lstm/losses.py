@@ -174,15 +174,3 @@ def parts(
     else:
         losses["step"] = set_step_loss(target, unrolled.logits, unrolled.emitted, labels, smoothing)
     return losses
-
-
-def masked_mean(values: jax.Array, mask: jax.Array, axis_name: str | None = None) -> jax.Array:
-    """Mean of float[B] over the images of the mask, on all devices of `axis_name`.
-
-    NaN when the mask is empty everywhere: a mean of nothing is not a number.
-    """
-    total = jnp.where(mask, values, 0.0).sum()
-    count = mask.sum()
-    if axis_name is not None:
-        total, count = jax.lax.psum((total, count), axis_name)
-    return total / count
