@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from attn_lstm.data.feature_store import FeatureStore
 
 # To be raised when the same key no longer stands for the same features.
-_VERSION = 1
+_VERSION = 2
 _SHARD_ROWS = 512  # what is lost by a stop, and held in memory until it is written
 _PROGRESS_SECONDS = 10.0
 
@@ -46,6 +46,7 @@ def ensure_features(
     *,
     views: int,
     say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[FeatureStore, ...]:
     """The features of a split, computed as far as they are not kept yet.
 
@@ -62,6 +63,7 @@ def ensure_features(
       views: at least 1, the plain view and augmented ones behind it. Where the config augments
         nothing, all views are the plain one and it is kept once.
       say: gets a line on progress now and then.
+      check: called for each image; ends the computation by what it raises.
 
     Returns:
       A complete store for each view.
@@ -82,47 +84,46 @@ def ensure_features(
             if "backbone" in tree
         }
     )
-    key = _key(config, network, backbone, split)
-    randomness = {**dataclasses.asdict(augment), "seed": config.seed}
-    stores = tuple(
-        open_store(root, {**key, "view": view, "augment": randomness if view else None})
-        for view in range(views)
-    )
-    missing = [store.missing() for store in stores]
-    _check_space(root, stores, missing)
-    mesh = parallel.make_mesh(jax.local_devices())
-    encode = _encoder(network, backbone, mesh, config.cache.dtype)
-    for view, (store, shards) in enumerate(zip(stores, missing, strict=True)):
-        mine = [s for s in shards if s % jax.process_count() == jax.process_index()]
-        if not mine:
-            continue
-        rows = np.concatenate([store.rows_of(shard) for shard in mine])
-        name = f"features of {split.dataset} {split.name}, view {view + 1} of {views}"
-        say(f"{name}: computing {len(rows)} of {len(split)} images into {store.folder}")
-        batches = view_batches(
-            split,
-            rows,
-            batch_size=config.eval.batch_size * mesh.size // jax.device_count(),
-            image_size=config.data.image_size,
-            resize=config.data.resize,
-            augment=augment if view else Augment(),
-            seed=config.seed,
-            epoch=view,
-            on_bad_image=config.data.on_bad_image,
+    with parallel.agreed():
+        key = _key(config, network, backbone, split)
+        randomness = {**dataclasses.asdict(augment), "seed": config.seed}
+        stores = tuple(
+            open_store(root, {**key, "view": view, "augment": randomness if view else None})
+            for view in range(views)
         )
-        computed = _reported(_computed(encode, batches, mesh), len(rows), name, say)
-        for shard in mine:
-            store.write(shard, list(itertools.islice(computed, len(store.rows_of(shard)))))
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices("features")
-    for store in stores:
-        if absent := store.missing():
-            raise UserError(
-                f"{store.path(absent[0])} is missing, though a host has written it: "
-                "config.cache.path must be one folder that all hosts share"
+        missing = [store.missing() for store in stores]
+        _check_space(root, stores, missing)
+        mesh = parallel.make_mesh(jax.local_devices())
+        encode = _encoder(network, backbone, mesh, config.cache.dtype)
+        for view, (store, shards) in enumerate(zip(stores, missing, strict=True)):
+            mine = [s for s in shards if s % jax.process_count() == jax.process_index()]
+            if not mine:
+                continue
+            rows = np.concatenate([store.rows_of(shard) for shard in mine])
+            name = f"features of {split.dataset} {split.name}, view {view + 1} of {views}"
+            say(f"{name}: computing {len(rows)} of {len(split)} images into {store.folder}")
+            batches = view_batches(
+                split,
+                rows,
+                batch_size=config.eval.batch_size * mesh.size // jax.device_count(),
+                image_size=config.data.image_size,
+                resize=config.data.resize,
+                augment=augment if view else Augment(),
+                seed=config.seed,
+                epoch=view,
+                on_bad_image=config.data.on_bad_image,
+                max_pixels=config.data.max_pixels,
             )
+            computed = _reported(_computed(encode, batches, mesh), len(rows), name, say, check)
+            for shard in mine:
+                store.write(shard, list(itertools.islice(computed, len(store.rows_of(shard)))))
+    with parallel.agreed():
+        for store in stores:
+            if absent := store.missing():
+                raise UserError(
+                    f"{store.path(absent[0])} is missing, though a host has written it: "
+                    "config.cache.path must be one folder that all hosts share"
+                )
     return stores
 
 
@@ -222,11 +223,16 @@ def _computed(
 
 
 def _reported(
-    features: Iterable[_Features], total: int, name: str, say: Callable[[str], None]
+    features: Iterable[_Features],
+    total: int,
+    name: str,
+    say: Callable[[str], None],
+    check: Callable[[], None],
 ) -> Iterator[_Features]:
-    """The same, with a line on number, rate and time left now and then."""
+    """The same, with a line on number, rate and time left now and then, and `check` each time."""
     start = last = time.monotonic()
     for done, feature in enumerate(features, 1):
+        check()
         now = time.monotonic()
         if now - last >= _PROGRESS_SECONDS or done == total:
             last, rate = now, done / max(now - start, 1e-9)

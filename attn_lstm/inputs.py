@@ -30,6 +30,7 @@ class Inputs:
       directory: the work directory.
       views: of each image that are kept; evaluation uses the first alone.
       say: gets lines on the progress of what is computed first.
+      check: called between the images of that; ends it by what it raises.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Inputs:
         *,
         views: int,
         say: Callable[[str], None],
+        check: Callable[[], None] = lambda: None,
     ):
         self._config, self._split = config, split
         self._stores: tuple[FeatureStore, ...] = ()
@@ -53,6 +55,7 @@ class Inputs:
                 Path(config.cache.path or directory / "features"),
                 views=views,
                 say=say,
+                check=check,
             )
 
     def training(self, start_step: int) -> Iterator[Batch]:
@@ -73,8 +76,18 @@ class Inputs:
             image_size=config.data.image_size,
             resize=config.data.resize,
             augment=pipeline.Augment.from_config(config.data.augment),
+            max_pixels=config.data.max_pixels,
             **order,
         )
+
+    def training_images(self, step: int) -> list[str]:
+        """Names of the images in the training batch that follows `step` finished updates."""
+        from attn_lstm.data import pipeline
+
+        rows = pipeline.training_rows(
+            len(self._split), self._config.train.batch_size, self._config.seed, step
+        )
+        return [self._split.image_ids[row] for row in rows]
 
     def evaluation(self) -> Iterator[Batch]:
         """Every image once, in the order of the split, padded to whole batches."""
@@ -87,6 +100,7 @@ class Inputs:
             self._split,
             image_size=self._config.data.image_size,
             resize=self._config.data.resize,
+            max_pixels=self._config.data.max_pixels,
             **order,
         )
 

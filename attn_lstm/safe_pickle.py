@@ -34,6 +34,8 @@ _TENSOR = "torch._utils _rebuild_tensor"
 _PARAMETER = "torch._utils _rebuild_parameter"
 _NAMES = {*_STORAGES, _ORDERED_DICT, _TENSOR_V2, _TENSOR, _PARAMETER}
 
+_MOST_AXES = 8  # of a tensor
+
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
@@ -106,8 +108,11 @@ def _read_zip(data: bytes) -> dict[str, np.ndarray]:
         folder = folders[0]
 
         # torch.save never compresses. A file whose records unpack to more than itself is an attack.
-        if sum(info.file_size for info in archive.infolist()) > len(data):
+        infos = archive.infolist()
+        if sum(info.file_size for info in infos) > len(data):
             raise ValueError("a zip file with more content than it has room for")
+        if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+            raise ValueError("refused: a compressed record")
 
         def record(name: str) -> bytes:
             return archive.read(folder + name)
@@ -171,7 +176,9 @@ def _view(name: str, numbers: np.ndarray, tensor: _Tensor) -> np.ndarray:
     shape, strides, offset = tensor.shape, tensor.strides, tensor.offset
     integers = isinstance(shape, tuple) and isinstance(strides, tuple)
     integers = integers and all(type(n) is int for n in (offset, *shape, *strides))
-    if not integers or len(shape) != len(strides) or min(shape, default=1) < 1:
+    sides = len(shape) if integers and len(shape) == len(strides) else _MOST_AXES + 1
+    # Also that many: the product of a million sides would take for ever.
+    if sides > _MOST_AXES or not all(1 <= n <= numbers.size for n in shape):
         raise ValueError(f"damaged: {name!r} has no valid shape")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     inside = min(offset, *strides, 0) >= 0 and last < numbers.size
@@ -258,6 +265,9 @@ def _load(stream: BinaryIO) -> Any:
                 stack.append(_name(arg))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
+                # Others cannot be put into words: a few tuples of tuples stand for 2^60.
+                if not isinstance(name, str) or not isinstance(module, str):
+                    raise TypeError("a name that is no string")
                 stack.append(_name(f"{module} {name}"))
             case "BINPERSID":
                 stack.append(_storage(stack.pop()))
@@ -311,8 +321,14 @@ def _call(function: Any, args: Any) -> Any:
     name = function.name
     if name == _ORDERED_DICT and len(args) <= 1:
         result: dict[str, Any] = {}
-        for key, value in args[0] if args else ():  # Python 2 gives the items at once
-            _update(result, [key, value])
+        if args:  # Python 2 gives the items at once
+            items = args[0]
+            if not isinstance(items, list):
+                raise TypeError("items that are no list")
+            for key, value in items:
+                _update(result, [key, value])
+            # Made once: many dicts of the same long list would take memory out of all proportion.
+            items.clear()
         return result
     if name in (_TENSOR, _TENSOR_V2) and isinstance(args[0], _Storage):
         return _Tensor(*args[:4])

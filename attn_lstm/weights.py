@@ -9,8 +9,7 @@ import functools
 import hashlib
 import io
 import re
-import zipfile
-import zlib
+import stat
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -152,7 +151,7 @@ def read_mobilenet_v2(path: str | Path) -> Loaded:
     """
     path, data, sha256 = _read(path)
     arrays = _parse(path, data, _read_npz)
-    expected = {"/".join(keys[1:]): (keys, shape) for keys, shape in _shapes(MobileNetV2()).items()}
+    expected = _expected_mobilenet_v2()
     dropped = {name for name in arrays if name.startswith("predictions/")}
     try:
         variables = _assign(arrays, expected, dropped)
@@ -166,11 +165,23 @@ def read_mobilenet_v2(path: str | Path) -> Loaded:
 
 # ---------------------------------------------------------------------------------- reading files
 
+# Of a file of weights, and of what an .npz holds packed: more than ten times the largest network.
+_MOST_BYTES = 2**32
+_MOST_UNPACKED = 2**28
+
 
 def _read(path: str | Path) -> tuple[Path, bytes, str]:
     """The file's bytes and sha256, after a look at the one in its name."""
     path = Path(path)
     try:
+        status = path.stat()
+        if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
+            raise UserError(f"the weights {path} are a pipe or a device: give a file")
+        if status.st_size > _MOST_BYTES:
+            raise UserError(
+                f"the weights {path} have {status.st_size / 1e9:.0f} GB, more than any backbone's: "
+                "give the file of the backbone alone"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise UserError(
@@ -236,20 +247,17 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
 def _read_npz(data: bytes) -> dict[str, np.ndarray]:
     if not data.startswith(b"PK"):
         raise ValueError("no .npz file")
-    damage = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (
-        *damage,
-        KeyError,
-        OSError,
-        OverflowError,
-        MemoryError,
-        SyntaxError,
-        TypeError,
-    ) as error:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            if sum(info.file_size for info in archive.zip.infolist()) > _MOST_UNPACKED:
+                raise ValueError("it unpacks to more than any weights")
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # on damaged files NumPy's reader raises of every kind
         raise ValueError(f"damaged: {type(error).__name__} {error}") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy hands on what it does not know as bytes
+            raise ValueError(f"damaged: {name!r} is no array")
+    return arrays
 
 
 # --------------------------------------------------------------------------- fitting into networks
@@ -285,6 +293,12 @@ def _expected_resnet(depth: int) -> _Expected:
             shape = tuple(shape[i] for i in (3, 2, 0, 1))
         expected[f"{name}.{leaves[leaf]}"] = (keys, shape)
     return expected
+
+
+@functools.cache
+def _expected_mobilenet_v2() -> _Expected:
+    """The names and shapes of Keras' layers, which are those of ours."""
+    return {"/".join(keys[1:]): (keys, shape) for keys, shape in _shapes(MobileNetV2()).items()}
 
 
 def _advice(tensors: Mapping[str, np.ndarray]) -> str:

@@ -12,26 +12,31 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import os
 import sys
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from attn_lstm.data.folder import SPLITS, Labels, are_present, divide, read_labels
+from attn_lstm.data import image_file
+from attn_lstm.data.files import are_present, images_in
+from attn_lstm.data.folder import SPLITS, Labels, divide, read_labels
+from attn_lstm.data.statistics import (
+    aligned,
+    count_labels,
+    numbered,
+    pair_table,
+    percent,
+    split_table,
+    sufficient_length,
+)
 from attn_lstm.errors import UserError
 
 USABLE, NOT_USABLE = 0, 2
 
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF")  # those that the pipeline decodes
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_PAIRS = 10  # co-occurrences shown
 _LISTED = 20  # files named under one heading
 
 
@@ -45,16 +50,19 @@ def describe_labels(labels: Labels, rows: Mapping[str, np.ndarray]) -> str:
         labels: N images, C labels.
         rows: the rows of each split, int64, as `divide` gives them.
     """
-    sizes = labels.labels.sum(axis=1)
+    names = labels.label_names
+    whole = count_labels(names, labels.labels)
+    of_split = {name: count_labels(names, labels.labels[rows[name]]) for name in SPLITS}
+    sizes = whole["labels_an_image"]
     return "\n\n".join(
         [
-            f"{labels.file}: {_count(len(sizes), 'image')}, "
-            f"{_count(len(labels.label_names), 'label')}\n{_origin(labels)}",
-            _split_table(labels.labels, rows),
-            f"Labels an image: {sizes.mean():.2f} on average, {sizes.max()} at most.\n"
-            f"--config.decoder.max_labels={sizes.max()} is enough for all of them.",
-            _label_table(labels, rows),
-            _pair_table(labels),
+            f"{labels.file}: {numbered(whole['images'], 'image')}, "
+            f"{numbered(whole['labels'], 'label')}\n{_origin(labels)}",
+            split_table({**of_split, "all": whole}),
+            f"Labels an image: {sizes['mean']:.2f} on average, {sizes['max']} at most.\n"
+            + sufficient_length(sizes["max"]),
+            _label_table(whole, of_split),
+            pair_table(whole),
         ]
     )
 
@@ -67,49 +75,17 @@ def _origin(labels: Labels) -> str:
     return "Splits as the file names them; validation is held out of train as by default."
 
 
-def _split_table(labels: np.ndarray, rows: Mapping[str, np.ndarray]) -> str:
-    def line(name: str, part: np.ndarray) -> list[str]:
-        mean = f"{part.sum() / len(part):.2f}" if len(part) else "-"
-        return [name, f"{len(part):,}", f"{(~part.any(axis=1)).sum():,}", mean]
-
-    lines = [line(name, labels[rows[name]]) for name in SPLITS]
-    head = ["split", "images", "without a label", "labels an image"]
-    return aligned([head, *lines, line("all", labels)])
-
-
-def _label_table(labels: Labels, rows: Mapping[str, np.ndarray]) -> str:
-    counts = labels.labels.sum(axis=0)
-    of_split = np.stack([labels.labels[rows[name]].sum(axis=0) for name in SPLITS], axis=1)
-    lines = [
-        [
-            labels.label_names[label],
-            f"{counts[label]:,}",
-            f"{counts[label] / len(labels.labels):.1%}",
-            *(f"{count:,}" for count in of_split[label]),
-        ]
-        for label in np.argsort(-counts, kind="stable")
+def _label_table(whole: Mapping[str, Any], of_split: Mapping[str, Mapping[str, Any]]) -> str:
+    """The labels, the most frequent first, with their numbers of images in all and by split."""
+    images = [
+        {line["label"]: line["images"] for line in counts["frequencies"]}
+        for counts in (whole, *of_split.values())
     ]
-    return aligned([["label", "images", "share", *SPLITS], *lines])
-
-
-def _pair_table(labels: Labels) -> str:
-    """The pairs of labels that are most often on one image."""
-    ones = labels.labels.astype(np.float32)  # exact up to 2**24 images, and much faster than int
-    together = np.triu(ones.T @ ones, k=1).astype(np.int64)
-    order = np.argsort(-together, axis=None, kind="stable")[:_PAIRS]
-    pairs = np.stack(np.unravel_index(order, together.shape), axis=1)
-    lines = [
-        [
-            f"{labels.label_names[first]} + {labels.label_names[second]}",
-            f"{together[first, second]:,}",
-            f"{together[first, second] / len(ones):.1%}",
-        ]
-        for first, second in pairs
-        if together[first, second]
-    ]
-    if not lines:
-        return "No image has two labels."
-    return aligned([["most often together", "images", "share"], *lines])
+    lines = []
+    for line in whole["frequencies"]:
+        total, *parts = (f"{counts[line['label']]:,}" for counts in images)
+        lines.append([line["label"], total, percent(line["share"]), *parts])
+    return aligned([["label", "images", "share", *of_split], *lines])
 
 
 # --------------------------------------------------------------------------------- the images
@@ -144,11 +120,10 @@ def examine(
     """
     present = are_present(root, image_ids)
     there = [image_id for image_id, is_there in zip(image_ids, present, strict=True) if is_there]
-    # Pillow warns of much that is no obstacle. Not inside the threads: filters are global.
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         seen = list(pool.map(lambda image_id: _examine(os.path.join(root, image_id)), there))
     split_of = {image_ids[row]: name for name in SPLITS for row in rows[name]}
+    found = (Path(path).relative_to(root).as_posix() for path in images_in(root))
     groups: dict[str, list[tuple[str, str]]] = {}
     for image_id, (digest, _) in zip(there, seen, strict=True):
         if digest:
@@ -159,7 +134,7 @@ def examine(
         duplicates=tuple(
             tuple(group) for group in groups.values() if len({split for _, split in group}) > 1
         ),
-        unlisted=tuple(sorted(set(_images_in(root)) - set(image_ids))),
+        unlisted=tuple(sorted(set(found) - set(image_ids))),
     )
 
 
@@ -174,22 +149,10 @@ def _examine(file: str) -> tuple[str, str]:
 
 def _why_not_decoded(content: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            image.load()
-    except Image.UnidentifiedImageError:
-        return f"none of {', '.join(_FORMATS)}"
-    except Exception as error:  # on damaged files Pillow raises of every kind
-        return " ".join(str(error).split()) or type(error).__name__
+        image_file.decode(content)
+    except ValueError as error:
+        return str(error)
     return ""
-
-
-def _images_in(root: str | os.PathLike[str]) -> Iterator[str]:
-    """What looks like an image under `root`, hidden files and folders left out."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
-                yield Path(folder, name).relative_to(root).as_posix()
 
 
 def describe_images(findings: Findings) -> str:
@@ -219,37 +182,18 @@ def obstacles(findings: Findings, rows: Mapping[str, np.ndarray]) -> list[str]:
     found = []
     if findings.missing:
         found.append(
-            f"{_count(len(findings.missing), 'missing image')} (add them, remove their rows, or "
+            f"{numbered(len(findings.missing), 'missing image')} (add them, remove their rows, or "
             "set data.on_missing=skip)"
         )
     if findings.broken:
         found.append(
-            f"{_count(len(findings.broken), 'broken image')} (replace them, remove their rows, or "
-            "set data.on_bad_image=skip)"
+            f"{numbered(len(findings.broken), 'broken image')} (replace them, remove their rows, "
+            "or set data.on_bad_image=skip)"
         )
     # A folder to evaluate on may hold nothing but test images.
     if len(rows["train"]) and not len(rows["validation"]):
         found.append("no validation image (mark rows with it, or raise data.validation_fraction)")
     return found
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def aligned(lines: Iterable[Sequence[str]]) -> str:
-    """A table: the first column to the left, the others, which hold figures, to the right."""
-    lines = list(lines)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [
-                line[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
-            ]
-        )
-        for line in lines
-    )
 
 
 def check(path: str) -> int:

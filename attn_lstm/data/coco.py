@@ -12,9 +12,10 @@ labels are the categories of its annotations, crowds included. Rows are sorted b
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -22,6 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from attn_lstm.data.files import (
+    are_present,
+    breaks_lines,
+    empty_table,
+    first_shown,
+    names_in,
+    shown,
+)
 from attn_lstm.data.split import FileSource, Split, holdout
 from attn_lstm.errors import UserError
 
@@ -38,7 +47,6 @@ PUBLISHED: dict[tuple[str, int], tuple[int, int | None]] = {
 _NEARLY_FULL = 0.95  # of the published images: a smaller set is taken for a chosen subset
 
 _TOO_LARGE = 10**9  # pixels
-_LISTED = 3  # missing images named in one message
 
 
 def load_coco_split(
@@ -70,14 +78,14 @@ def load_coco_split(
         raise UserError("data.path is empty: set it to the folder that holds COCO")
     root = Path(path)
     part = "val" if split == "test" else "train"
-    if (root / "annotations").is_dir():
+    if os.path.isdir(root / "annotations"):
         year = _year(root)
         whole = _load_folder(root, part, year)
-    elif (root / "coco" / "2014").is_dir() or download:
+    elif os.path.isdir(root / "coco" / "2014") or download:
         year = 2014
         whole = _load_tfds(root, part, download=download)
     else:
-        found = "holds no COCO" if root.is_dir() else "does not exist"
+        found = "holds no COCO" if os.path.isdir(root) else "is not a folder that can be entered"
         raise UserError(
             f"{root} {found}: set data.path to a folder with annotations/instances_*.json and "
             "its image folders (COCO's own layout) or with coco/2014 (TFDS'), or set "
@@ -126,7 +134,8 @@ class Instances(NamedTuple):
 
 
 def _year(root: Path) -> int:
-    found = [year for year in YEARS if any((root / "annotations").glob(f"instances_*{year}.json"))]
+    files = names_in(root / "annotations")
+    found = [year for year in YEARS if fnmatch.filter(files, f"instances_*{year}.json")]
     if not found:
         raise UserError(
             f"{root / 'annotations'} holds no instances_*2014.json or instances_*2017.json: "
@@ -138,7 +147,7 @@ def _year(root: Path) -> int:
 
 def _load_folder(root: Path, part: str, year: int) -> Split:
     annotations = root / "annotations" / f"instances_{part}{year}.json"
-    if not annotations.is_file():
+    if not os.path.isfile(annotations):
         raise UserError(f"{annotations} is missing: unpack COCO's annotations there")
     instances = read_instances(annotations)
     folder = root / f"{part}{year}"
@@ -154,17 +163,15 @@ def _load_folder(root: Path, part: str, year: int) -> Split:
     )
 
 
-def _check_images(folder: Path, file_names: Iterable[str], annotations: Path) -> None:
-    if not folder.is_dir():
+def _check_images(folder: Path, file_names: Sequence[str], annotations: Path) -> None:
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is missing: unpack the images of {annotations.name} there")
-    # One listing: asking for each of 80,000 files takes minutes on a network disk.
-    present = {entry.name for entry in os.scandir(folder)}
-    missing = [name for name in file_names if name not in present and not (folder / name).is_file()]
+    present = are_present(folder, file_names)
+    missing = [name for name, is_there in zip(file_names, present, strict=True) if not is_there]
     if missing:
-        listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
         raise UserError(
-            f"{folder} lacks {len(missing)} of the images in {annotations}: {listed}; "
-            "unpack the images there completely"
+            f"{folder} lacks {len(missing)} of the images in {annotations}: "
+            f"{first_shown(missing)}; unpack the images there completely"
         )
 
 
@@ -209,7 +216,10 @@ def _instances(content: Any) -> Instances:
 
     row_of = {image["id"]: row for row, image in enumerate(images)}
     column_of = {category["id"]: column for column, category in enumerate(categories)}
-    labels = np.zeros((len(images), len(categories)), bool)
+    try:
+        labels = empty_table(len(images), len(categories))
+    except ValueError as error:
+        raise _Malformed(str(error)) from error
     boxes: list[list[tuple[float, ...]]] = [[] for _ in images]
     all_have_boxes = True
     for i, annotation in enumerate(_list(content, "annotations")):
@@ -273,20 +283,20 @@ def _unique(what: str, values: Iterable[Any]) -> None:
         if not isinstance(value, Hashable):
             raise _Malformed(f"{what} must be a number or a string, not {_kind(value)}")
         if value in seen:
-            raise _Malformed(f"{what} {value!r} occurs twice")
+            raise _Malformed(f"{what} {shown(value)} occurs twice")
         seen.add(value)
 
 
 def _text(text: str, what: str) -> str:
-    if not text or not text.isprintable():
-        raise _Malformed(f"{what} {text!r} is not a printable name")
+    if not text or breaks_lines(text):
+        raise _Malformed(f"{what} {shown(text)} is not a printable name")
     return text
 
 
 def _file_name(name: str) -> str:
     path = PurePosixPath(_text(name, "file_name"))
     if path.is_absolute() or ".." in path.parts:
-        raise _Malformed(f"file_name {name!r} leaves the image folder")
+        raise _Malformed(f"file_name {shown(name)} leaves the image folder")
     return name
 
 
@@ -315,11 +325,12 @@ def _is_number(value: Any) -> bool:
 def _load_tfds(root: Path, part: str, *, download: bool) -> Split:
     import tensorflow_datasets as tfds
 
-    from attn_lstm.data.records import load_records, prepare
+    from attn_lstm.data.records import damage_named, load_records, prepare
 
     versions = sorted((root / "coco" / "2014").glob("*/dataset_info.json"))
     if versions:
-        builder = tfds.builder_from_directory(versions[-1].parent)
+        with damage_named(versions[-1].parent):
+            builder = tfds.builder_from_directory(versions[-1].parent)
     elif download:
         builder = tfds.builder("coco/2014", data_dir=root, file_format="array_record")
         try:

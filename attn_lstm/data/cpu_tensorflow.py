@@ -8,8 +8,8 @@ import contextlib
 import os
 
 # Its notices, and its warnings of images that we report ourselves, would bury the one line that
-# tells a user what is wrong.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# tells a user what is wrong. JAX has set a level of its own, which lets warnings through.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = max("2", os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0"), key=int)
 # Results that depend on the kind of processor; and another notice, which no log level silences.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-from attn_lstm.data.records import load_records, prepare
+from attn_lstm.data.records import damage_named, load_records, prepare
 from attn_lstm.data.split import Split
 from attn_lstm.errors import UserError
 
@@ -62,11 +62,12 @@ def load_digits_split(path: str | None, split: str) -> Split:
 
 
 def _prepared(path: str | None) -> DigitScenes:
-    builder = DigitScenes(data_dir=path or None, file_format="array_record")
-    # TFDS writes into a folder of its own and renames that at the end, so nothing half-written
-    # ever counts as the data set.
-    if builder.data_path.exists():
-        return builder
+    with damage_named(path or "TFDS' folder"):
+        builder = DigitScenes(data_dir=path or None, file_format="array_record")
+        # TFDS writes into a folder of its own and renames that at the end, so nothing half-written
+        # ever counts as the data set.
+        if builder.data_path.exists():
+            return builder
     try:
         prepare(builder)
     except OSError as error:

@@ -35,7 +35,7 @@ from attn_lstm.data.pipeline import (
     training_parts,
 )
 from attn_lstm.data.split import Split
-from attn_lstm.errors import UserError
+from attn_lstm.errors import UserError, first_line
 
 KEY = "key.json"
 
@@ -95,7 +95,7 @@ class FeatureStore:
             try:
                 reader.close()  # only now it says what is wrong
             except RuntimeError as error:
-                raise self._damaged(shard, _first_line(error)) from error
+                raise self._damaged(shard, first_line(error)) from error
             if found != expected:
                 raise self._damaged(shard, f"it holds {found} records, not {expected}")
         return missing
@@ -117,7 +117,7 @@ class FeatureStore:
             draft.replace(self.path(shard))
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"cannot write features to {self.folder}: {_first_line(error)}; make room there "
+                f"cannot write features to {self.folder}: {first_line(error)}; make room there "
                 "or give another config.cache.path, or config.cache.views=0 to keep none"
             ) from error
         finally:
@@ -154,7 +154,7 @@ class FeatureStore:
                 try:
                     _source(self)[row]
                 except RuntimeError:
-                    raise self._damaged(row // self.shard_rows, _first_line(error)) from error
+                    raise self._damaged(row // self.shard_rows, first_line(error)) from error
             raise
 
     @property
@@ -166,10 +166,6 @@ class FeatureStore:
             f"{self.path(shard)} is damaged ({reason}): delete it, and its features are computed "
             "again on the next start"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0]
 
 
 # A source keeps all of its files open. This many are in use: two views where epochs meet, and the

@@ -10,8 +10,8 @@ The file lies in the folder itself and takes one of three forms:
 
 Text is UTF-8, with or without a byte order mark, and lines end as they like. Space around a cell
 or a label means nothing, blank lines neither. Images are named by their path from the folder, with
-slashes or backslashes, and are JPEG, PNG, BMP or GIF. The labels of an image are a set: one that is
-given twice counts once.
+slashes or backslashes, and are JPEG, PNG, BMP, GIF or WebP. The labels of an image are a set: one
+that is given twice counts once.
 
 Labels are in the order of the columns; where the file lists them, they are those of all its rows,
 whatever their split, sorted by name. A second file, to evaluate an earlier model on, must therefore
@@ -25,11 +25,9 @@ fixed draw of `test_fraction` of the rows is for testing. Unless rows are marked
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
 import os
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
@@ -37,6 +35,14 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from attn_lstm.data.files import (
+    are_present,
+    breaks_lines,
+    empty_table,
+    first_shown,
+    names_in,
+    shown,
+)
 from attn_lstm.data.split import FileSource, Split, holdout
 from attn_lstm.errors import UserError
 
@@ -49,8 +55,6 @@ VALIDATION_FRACTION = 0.1
 # Not a setting: what a checkpoint is tested on must not change with what it was validated on.
 _TEST_SEED = 1
 _SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-_LISTED = 3  # missing images named in one message
-_SHOWN = 60  # characters of what stands in a file, in one message
 
 
 def load_folder_split(
@@ -156,12 +160,14 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
         UserError: no label file, two of them, or one that is malformed, with the line.
     """
     root = Path(path)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(
-            f"{root} is not a folder: set data.path to the folder that holds the images"
+            f"{root} is not a folder that can be entered: set data.path to the folder that holds "
+            "the images"
         )
-    files = [root / name for name in LABEL_FILES if (root / name).is_file()]
+    files = [root / name for name in LABEL_FILES if os.path.isfile(root / name)]
     if len(files) != 1:
+        names_in(root)  # complains if that is why there are none
         found = "holds both" if files else "holds neither"
         raise UserError(
             f"{root} {found} {' and '.join(LABEL_FILES) if files else ' nor '.join(LABEL_FILES)}: "
@@ -195,13 +201,16 @@ def _table(file: Path, names: Sequence[str] | None, rows: Sequence[_Row]) -> Lab
         first = line_of.setdefault(row.image_id, row.line)
         if first != row.line:
             raise _Malformed(
-                f"line {row.line}: image {row.image_id!r} stands in line {first} already; give "
-                "each image one row"
+                f"line {row.line}: image {shown(row.image_id)} stands in line {first} already; "
+                "give each image one row"
             )
     if names is None:
         names = sorted({label for row in rows for label in row.labels})
     column_of = {name: column for column, name in enumerate(names)}
-    labels = np.zeros((len(rows), len(names)), bool)
+    try:
+        labels = empty_table(len(rows), len(names))
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
     for i, row in enumerate(rows):
         labels[i, [column_of[label] for label in row.labels]] = True
     if not labels.any():
@@ -220,22 +229,17 @@ def _splits(rows: Sequence[_Row]) -> tuple[str, ...] | None:
             )
         if row.split not in _SPLIT_NAMES:
             raise _Malformed(
-                f"line {row.line}: split {_shown(row.split)} is none of {', '.join(_SPLIT_NAMES)}"
+                f"line {row.line}: split {shown(row.split)} is none of {', '.join(_SPLIT_NAMES)}"
             )
     return tuple(_SPLIT_NAMES[row.split] for row in rows if row.split is not None)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _label(text: str, line: int) -> str:
     name = text.strip()
     if not name:
         raise _Malformed(f"line {line}: an empty label name; name it or remove it")
-    if _breaks_lines(name):
-        raise _Malformed(f"line {line}: label {_shown(name)} holds control characters; remove them")
+    if breaks_lines(name):
+        raise _Malformed(f"line {line}: label {shown(name)} holds control characters; remove them")
     return name
 
 
@@ -246,18 +250,12 @@ def _image_id(text: str, line: int) -> str:
         raise _Malformed(f"line {line}: no image; give its path from the folder")
     if path.anchor or ".." in path.parts:
         raise _Malformed(
-            f"line {line}: image {_shown(text)} leaves the folder; put it inside and give its path "
+            f"line {line}: image {shown(text)} leaves the folder; put it inside and give its path "
             "from there"
         )
-    if _breaks_lines(text):
-        raise _Malformed(f"line {line}: image {_shown(text)} holds control characters; rename it")
+    if breaks_lines(text):
+        raise _Malformed(f"line {line}: image {shown(text)} holds control characters; rename it")
     return path.as_posix()
-
-
-def _breaks_lines(name: str) -> bool:
-    # Not str.isprintable: it refuses the narrow space in the names of macOS' screenshots, and the
-    # joiners that some scripts are written with.
-    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name)
 
 
 # ---------------------------------------------------------------------------------- the forms
@@ -300,19 +298,20 @@ def _label_columns(header: Sequence[str], line: int) -> list[str] | None:
     columns = [name for name in header if name not in ("image", "split")]
     if "image" not in header or not columns:
         raise _Malformed(
-            f"line {line}: the header is {_shown(','.join(header))}; make it image,labels or "
+            f"line {line}: the header is {shown(','.join(header))}; make it image,labels or "
             "image,labels,split, or give each label a column beside image and split"
         )
+    seen: set[str] = set()
     for name in header:
-        _label(name, line)
-        if header.count(name) > 1:
-            raise _Malformed(f"line {line}: column {_shown(name)} occurs twice; remove one")
+        if _label(name, line) in seen:
+            raise _Malformed(f"line {line}: column {shown(name)} occurs twice; remove one")
+        seen.add(name)
     if "labels" not in columns:
         return columns
     if len(columns) > 1:
         other = next(name for name in columns if name != "labels")
         raise _Malformed(
-            f"line {line}: column {_shown(other)} stands beside 'labels', which lists all labels "
+            f"line {line}: column {shown(other)} stands beside 'labels', which lists all labels "
             "of an image; remove one of them"
         )
     return None
@@ -326,7 +325,7 @@ def _marked(cell: dict[str, str], names: Sequence[str], line: int) -> list[str]:
     for name in names:
         if cell[name] not in ("0", "1"):
             raise _Malformed(
-                f"line {line}: label {_shown(name)} is {_shown(cell[name])}; write 0 or 1"
+                f"line {line}: label {shown(name)} is {shown(cell[name])}; write 0 or 1"
             )
     return [name for name in names if cell[name] == "1"]
 
@@ -345,24 +344,24 @@ def _json_row(content: str, line: int) -> _Row:
     except (ValueError, RecursionError) as error:
         raise _Malformed(f"line {line}: not JSON ({error}); write one object a line") from error
     if not isinstance(record, dict):
-        raise _Malformed(f"line {line}: {_shown(record)} is no object with image and labels")
+        raise _Malformed(f"line {line}: {shown(record)} is no object with image and labels")
     kinds = {"image": str, "labels": list, "split": str}
     for key in record:
         if key not in kinds:
             raise _Malformed(
-                f"line {line}: unknown key {_shown(key)}; give image, labels and split alone"
+                f"line {line}: unknown key {shown(key)}; give image, labels and split alone"
             )
     for key, kind in kinds.items():
         if key not in record and key != "split":
             raise _Malformed(f"line {line}: {key} is missing; give image and labels")
         if not isinstance(record.get(key, kind()), kind):
             raise _Malformed(
-                f"line {line}: {key} is {_shown(record[key])}; make it a "
+                f"line {line}: {key} is {shown(record[key])}; make it a "
                 f"{'string' if kind is str else 'list of strings'}"
             )
     for label in record["labels"]:
         if not isinstance(label, str):
-            raise _Malformed(f"line {line}: label {_shown(label)} is not a string; quote it")
+            raise _Malformed(f"line {line}: label {shown(label)} is not a string; quote it")
     split = record["split"].strip() if "split" in record else None
     labels = [_label(label, line) for label in record["labels"]]
     return _Row(line, _image_id(record["image"], line), labels, split)
@@ -399,43 +398,12 @@ def divide(
 # --------------------------------------------------------------------------------- the images
 
 
-def are_present(root: str | os.PathLike[str], image_ids: Sequence[str]) -> np.ndarray:
-    """Which images are files under `root`: bool[N], of N paths as in `Labels`.
-
-    Each folder is listed once: asking for each of many files takes minutes on a network disk.
-
-    Raises:
-        UserError: a folder that may not be listed.
-    """
-
-    @functools.cache
-    def listing(folder: str) -> frozenset[str]:
-        try:
-            with os.scandir(os.path.join(root, folder)) as entries:
-                return frozenset(entry.name for entry in entries if entry.is_file())
-        except (FileNotFoundError, NotADirectoryError):
-            return frozenset()
-        except OSError as error:
-            raise UserError(
-                f"{os.path.join(root, folder)} cannot be listed ({error.strerror}): make it "
-                "readable, or correct the path"
-            ) from error
-
-    def is_present(image_id: str) -> bool:
-        folder, _, name = image_id.rpartition("/")
-        # Asked for by itself, as some disks write a name otherwise than they find it.
-        return name in listing(folder) or os.path.isfile(os.path.join(root, image_id))
-
-    return np.fromiter(map(is_present, image_ids), bool, len(image_ids))
-
-
 def _report_missing(
     file: Path, split: str, missing: Sequence[str], expected: int, on_missing: str
 ) -> None:
-    listed = ", ".join(map(repr, missing[:_LISTED])) + (", ..." if len(missing) > _LISTED else "")
     lacks = (
         f"{file.parent} lacks {len(missing)} of the {expected} images that {file.name} has for "
-        f"the {split} split: {listed}"
+        f"the {split} split: {first_shown(missing)}"
     )
     if on_missing == "error":
         raise UserError(

@@ -35,6 +35,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from attn_lstm.data.files import first_shown, names_in, shown
 from attn_lstm.data.split import FileSource, Split, holdout
 from attn_lstm.errors import UserError
 
@@ -57,7 +58,6 @@ _PAPER_SEED = 2018
 _NEARLY_FULL = 0.95  # of the published images: a smaller set is taken for a chosen subset
 
 _IMAGE_FOLDERS = (b"Flickr", b"images")
-_LISTED = 3  # missing images named in one message
 
 
 def load_nus_wide_split(
@@ -178,8 +178,10 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
     """
     root = Path(path)
     image_list = root / "ImageList" / "Imagelist.txt"
-    if not image_list.is_file():
-        found = f"lacks {image_list.relative_to(root)}" if root.is_dir() else "does not exist"
+    if not os.path.isfile(image_list):
+        names_in(image_list.parent)  # complains if that is why it is not seen
+        is_there = os.path.isdir(root)
+        found = f"lacks {image_list.relative_to(root)}" if is_there else "cannot be entered"
         raise UserError(
             f"{root} {found}: set data.path to the folder that holds NUS-WIDE's own "
             "ImageList, ConceptsList, Groundtruth and Flickr"
@@ -241,21 +243,23 @@ def read_image_list(path: str | os.PathLike[str]) -> list[str]:
             raise UserError(f"{path}, line {number}: empty; remove the line")
         if name.startswith("/") or "\0" in name or ".." in name.split("/"):
             raise UserError(
-                f"{path}, line {number}: {name!r} is not a path inside the image folder"
+                f"{path}, line {number}: {shown(name)} is not a path inside the image folder"
             )
         if name in seen:
-            raise UserError(f"{path}, line {number}: {name!r} occurs twice; list it once")
+            raise UserError(f"{path}, line {number}: {shown(name)} occurs twice; list it once")
         seen.add(name)
     return names
 
 
 def _read_concepts(path: Path) -> tuple[str, ...]:
     names = _lines(path)
+    seen: set[str] = set()
     for number, name in enumerate(names, start=1):
         if not name or not name.isprintable() or "/" in name:
-            raise UserError(f"{path}, line {number}: {name!r} is not the name of a concept")
-        if name in names[: number - 1]:
-            raise UserError(f"{path}, line {number}: {name!r} occurs twice; list it once")
+            raise UserError(f"{path}, line {number}: {shown(name)} is not the name of a concept")
+        if name in seen:
+            raise UserError(f"{path}, line {number}: {shown(name)} occurs twice; list it once")
+        seen.add(name)
     if len(names) != NUM_LABELS:
         raise UserError(
             f"{path} names {len(names)} concepts, not {NUM_LABELS}: unpack NUS-WIDE's "
@@ -337,7 +341,7 @@ def _listed_rows(path: Path, row_of: Mapping[str, int]) -> np.ndarray:
     for number, name in enumerate(names, start=1):
         if name not in row_of:
             raise UserError(
-                f"{path}, line {number}: {name!r} is not in Imagelist.txt; give paths as they "
+                f"{path}, line {number}: {shown(name)} is not in Imagelist.txt; give paths as they "
                 "are there"
             )
     return np.sort(np.array([row_of[name] for name in names], np.int64))
@@ -351,7 +355,7 @@ def _paper_rows(
         raise UserError("no image of NUS-WIDE has a label: unpack its Groundtruth anew")
     # Of a smaller set, the same share.
     count = min(PAPER_TRAIN_IMAGES, round(PAPER_TRAIN_IMAGES / PAPER_IMAGES * len(candidates)))
-    if file.exists():
+    if os.path.exists(file):
         rows = _listed_rows(file, row_of)
         unlabelled = len(rows) - int(np.isin(rows, candidates).sum())
         if len(rows) != count or unlabelled:
@@ -412,15 +416,7 @@ def find_images(root: str | os.PathLike[str], image_ids: Sequence[str]) -> list[
 
     @functools.cache
     def listing(folder: bytes) -> dict[str, bytes]:
-        try:
-            names = os.listdir(os.path.join(top, folder))
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except OSError as error:
-            raise UserError(
-                f"{_text(os.path.join(top, folder))} cannot be listed ({error.strerror}): make it "
-                "readable"
-            ) from error
+        names = names_in(os.path.join(top, folder))
         return {_text(name): os.path.join(folder, name) for name in names}
 
     def find(image_id: str) -> bytes | None:
@@ -438,8 +434,10 @@ def find_images(root: str | os.PathLike[str], image_ids: Sequence[str]) -> list[
 def _report_missing(
     root: Path, split: str, missing: Sequence[str], expected: int, on_missing: str
 ) -> None:
-    listed = ", ".join(map(repr, missing[:_LISTED])) + (", ..." if len(missing) > _LISTED else "")
-    lacks = f"{root} lacks {len(missing)} of the {expected} images of the {split} split: {listed}"
+    lacks = (
+        f"{root} lacks {len(missing)} of the {expected} images of the {split} split: "
+        f"{first_shown(missing)}"
+    )
     if on_missing == "error":
         raise UserError(
             f"{lacks}; put them under {root / 'Flickr'}, or leave them out with "

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from absl import logging
 
-from attn_lstm.data import preprocess
+from attn_lstm.data import image_file, preprocess
 from attn_lstm.data.cpu_tensorflow import tf
 from attn_lstm.data.split import Batch, Split
 from attn_lstm.errors import UserError
@@ -161,7 +161,7 @@ def evaluation_parts(n: int, batch_size: int, part: slice) -> tf.data.Dataset:
 # ---------------------------------------------------------------------------- the tf.data graph
 
 
-def _read_or_blank(split: Split, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _read_or_blank(split: Split, row: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
     """int64[] -> (uint8[h,w,3], bool[]): the image and True, or one black pixel and False.
 
     TensorFlow has no `try`, but a data set that ignores its errors and has something to go on
@@ -169,7 +169,7 @@ def _read_or_blank(split: Split, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """
 
     def read(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return preprocess.decode(split.images.read(row)), tf.constant(True)
+        return preprocess.decode(split.images.read(row), max_pixels), tf.constant(True)
 
     attempt = tf.data.Dataset.from_tensors(row).filter(lambda row: row >= 0).map(read)
     blank = tf.data.Dataset.from_tensors((tf.zeros([1, 1, 3], tf.uint8), tf.constant(False)))
@@ -206,6 +206,7 @@ def _batched(
     rows: tf.data.Dataset,
     split: Split,
     batch_size: int,
+    max_pixels: int,
     finish: Callable[..., tf.Tensor],
 ) -> tf.data.Dataset:
     """Elements (row, ...) -> (image, labels, mask, row) in batches.
@@ -214,13 +215,14 @@ def _batched(
         rows: elements (row int64[], ...); row -1 for padding.
         split: where the rows lie.
         batch_size: of this host.
+        max_pixels: an image with more of them counts as one that cannot be decoded.
         finish: (image uint8[h,w,3], row, ...) -> uint8[size,size,3].
     """
     # A tensor outside of the graph: referred to, not copied into it.
     labels = tf.constant(split.labels)
 
     def example(row: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        image, good = _read_or_blank(split, row)
+        image, good = _read_or_blank(split, row, max_pixels)
         image = finish(image, row, *rest)
         return (
             tf.where(good, image, tf.zeros_like(image)),
@@ -251,7 +253,7 @@ class Batches(Iterator[Batch]):
         batches: the fields of each `Batch`.
         split: whose rows they are.
         on_bad_image: 'error' or 'skip'.
-        diagnose: says why there is no image for a row; by default it looks at the image.
+        diagnose: says why there is no image for a row, in one line.
 
     Attributes:
         bad: row of the split -> what is wrong with its image, for every image seen so far that
@@ -266,7 +268,7 @@ class Batches(Iterator[Batch]):
         batches: Iterator[tuple[np.ndarray, ...]],
         split: Split,
         on_bad_image: OnBadImage,
-        diagnose: Callable[[int], str] | None = None,
+        diagnose: Callable[[int], str],
     ) -> None:
         if on_bad_image not in ON_BAD_IMAGE:
             raise UserError(
@@ -275,7 +277,7 @@ class Batches(Iterator[Batch]):
         self.bad: dict[int, str] = {}
         self._split = split
         self._on_bad_image = on_bad_image
-        self._diagnose = diagnose or partial(_diagnosis, split)
+        self._diagnose = diagnose
         self._batches = batches
 
     def __next__(self) -> Batch:
@@ -295,16 +297,23 @@ class Batches(Iterator[Batch]):
         return batch
 
 
-def _diagnosis(split: Split, row: int) -> str:
+def _iterate(
+    dataset: tf.data.Dataset, split: Split, on_bad_image: OnBadImage, max_pixels: int
+) -> Batches:
+    diagnose = partial(_diagnosis, split, max_pixels)
+    return Batches(dataset.as_numpy_iterator(), split, on_bad_image, diagnose)
+
+
+def _diagnosis(split: Split, max_pixels: int, row: int) -> str:
     """Why the image of `row` could not be read or decoded: one line."""
     try:
-        preprocess.decode(split.images.read(tf.constant(row, tf.int64)))
+        preprocess.decode(split.images.read(tf.constant(row, tf.int64)), max_pixels)
     except tf.errors.OpError as error:
-        return _first_line(error.message)
+        return tensorflow_complaint(error.message)
     return "it could not be read at first, but could a moment later (a failing disk or network?)"
 
 
-def _first_line(message: str) -> str:
+def tensorflow_complaint(message: str) -> str:
     """TensorFlow's message without the name of its op and whatever follows the first line."""
     return re.sub(r"^\{\{function_node .*?\}\} | \[Op:.*$", "", message.strip().split("\n")[0])
 
@@ -343,6 +352,7 @@ def train_batches(
     on_bad_image: OnBadImage,
     process_index: int,
     process_count: int,
+    max_pixels: int = image_file.MAX_PIXELS,
 ) -> Batches:
     """An endless sequence of this host's part of the global training batches.
 
@@ -358,6 +368,7 @@ def train_batches(
             'skip' masks it, in every batch alike, and logs it once.
         process_index: this host's.
         process_count: the number of hosts.
+        max_pixels: an image with more of them counts as one that cannot be decoded.
 
     Raises:
         UserError: an argument outside of what is stated here, or a split without images.
@@ -369,8 +380,8 @@ def train_batches(
         return _augmented(image, image_size, resize, augment, _example_seed(seed, epoch, row))
 
     rows = training_parts(len(split), batch_size, seed, start_step, part).unbatch()
-    dataset = _batched(rows, split, part.stop - part.start, finish)
-    return Batches(dataset.as_numpy_iterator(), split, on_bad_image)
+    dataset = _batched(rows, split, part.stop - part.start, max_pixels, finish)
+    return _iterate(dataset, split, on_bad_image, max_pixels)
 
 
 def eval_batches(
@@ -382,6 +393,7 @@ def eval_batches(
     on_bad_image: OnBadImage,
     process_index: int,
     process_count: int,
+    max_pixels: int = image_file.MAX_PIXELS,
 ) -> Batches:
     """This host's part of `eval_steps(len(split), batch_size)` batches: each row once, in order.
 
@@ -395,8 +407,8 @@ def eval_batches(
         return preprocess.resize(image, image_size, resize)
 
     rows = evaluation_parts(len(split), batch_size, part).unbatch()
-    dataset = _batched(rows, split, part.stop - part.start, finish)
-    return Batches(dataset.as_numpy_iterator(), split, on_bad_image)
+    dataset = _batched(rows, split, part.stop - part.start, max_pixels, finish)
+    return _iterate(dataset, split, on_bad_image, max_pixels)
 
 
 def view_batches(
@@ -410,6 +422,7 @@ def view_batches(
     seed: int,
     epoch: int,
     on_bad_image: OnBadImage,
+    max_pixels: int = image_file.MAX_PIXELS,
 ) -> Batches:
     """The images of `rows` int64[M], in that order, as training shows them in an epoch.
 
@@ -424,5 +437,7 @@ def view_batches(
 
     padded = np.full(eval_steps(len(rows), batch_size) * batch_size, -1, np.int64)
     padded[: len(rows)] = rows
-    dataset = _batched(tf.data.Dataset.from_tensor_slices(padded), split, batch_size, finish)
-    return Batches(dataset.as_numpy_iterator(), split, on_bad_image)
+    dataset = _batched(
+        tf.data.Dataset.from_tensor_slices(padded), split, batch_size, max_pixels, finish
+    )
+    return _iterate(dataset, split, on_bad_image, max_pixels)

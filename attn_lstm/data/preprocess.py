@@ -1,4 +1,4 @@
-"""Decoding, resizing and augmenting one image, in TensorFlow ops only.
+"""Decoding, resizing and augmenting one image in TensorFlow.
 
 Every function takes and returns one image, works eagerly and inside `Dataset.map`, and gives
 uint8. What is random takes its numbers from a stateless `seed` int32[2]: equal seeds give equal
@@ -11,45 +11,66 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+from attn_lstm.data import image_file
 from attn_lstm.data.cpu_tensorflow import tf
 
 CROP_RATIO = 0.875  # 224 / 256, the central part that image classifiers are tested on
 GREY = 128  # what uncovered and cut-out pixels are filled with
+_CROP_STRIP = 8  # how much longer than the other a side may be before a crop cuts it first
 
 
 # ------------------------------------------------------------------------------------ decoding
 
+_JPEG = b"\xff\xd8"
+# Bytes in which EXIF is looked for: by its standard it comes first, behind a short header at most.
+_EXIF_WITHIN = 2**16
 
-def decode(encoded: tf.Tensor) -> tf.Tensor:
-    """string[] with a JPEG, PNG, BMP or GIF (its first frame) -> uint8[h,w,3].
 
-    Greyscale is repeated over the channels, transparency is dropped, and so is a note (EXIF) that
-    the picture is to be turned. TensorFlow takes the palette of a BMP for shades of grey.
+def decode(encoded: tf.Tensor, max_pixels: int = image_file.MAX_PIXELS) -> tf.Tensor:
+    """string[] with a JPEG, PNG, BMP, GIF or WebP (its first frame) -> uint8[h,w,3].
+
+    The picture is that of `image_file.decode`: upright, and without transparency.
+
+    Args:
+        encoded: the whole file.
+        max_pixels: height times width at most, at most `image_file.MOST_PIXELS`; checked in the
+            header, before there is room made for the pixels.
 
     Raises:
-        tf.errors.InvalidArgumentError: not such an image, or a damaged one.
+        tf.errors.InvalidArgumentError: not such an image, a damaged one, or too large a one.
     """
+
+    encoded = tf.convert_to_tensor(encoded)
+
+    def is_plain() -> tf.Tensor:
+        size = tf.io.extract_jpeg_shape(encoded, output_type=tf.int64)
+        start = tf.strings.substr(encoded, 0, _EXIF_WITHIN)
+        has_exif = tf.strings.regex_full_match(start, rb"(?s)\C*Exif\x00\x00\C*")
+        is_cmyk = size[2] == 4  # on whose sign TensorFlow and Pillow do not always agree
+        return (size[0] * size[1] <= max_pixels) & ~has_exif & ~is_cmyk
 
     def jpeg() -> tf.Tensor:
         # TensorFlow's default is a faster, coarser transform than PIL's and torchvision's, with
         # which published weights were trained.
         return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
-    def bmp() -> tf.Tensor:
-        # TensorFlow's decoder does not convert a BMP's channels; it has 1, 3 or 4 of them.
-        pixels = tf.io.decode_bmp(encoded)
-        return tf.cond(
-            tf.shape(pixels)[-1] == 1,
-            lambda: tf.repeat(pixels, 3, axis=-1),
-            lambda: pixels[..., :3],
-        )
-
-    def other() -> tf.Tensor:
-        return tf.io.decode_image(encoded, channels=3, expand_animations=False)
-
-    start = tf.strings.substr(encoded, 0, 2)
-    image = tf.case([(start == b"\xff\xd8", jpeg), (start == b"BM", bmp)], default=other)
+    # Nearly all images are plain JPEGs. TensorFlow decodes them without Python's lock, and exactly
+    # as Pillow does.
+    is_jpeg = tf.strings.substr(encoded, 0, len(_JPEG)) == _JPEG
+    is_plain_jpeg = tf.cond(is_jpeg, is_plain, lambda: False)
+    image = tf.cond(is_plain_jpeg, jpeg, lambda: _decode_by_pillow(encoded, max_pixels))
     return tf.ensure_shape(image, [None, None, 3])
+
+
+def _decode_by_pillow(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    if tf.executing_eagerly():
+        try:
+            return tf.constant(image_file.decode(encoded.numpy(), max_pixels))
+        except ValueError as error:
+            raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
+    return tf.numpy_function(
+        lambda content: image_file.decode(content, max_pixels), [encoded], tf.uint8, stateful=False
+    )
 
 
 # ------------------------------------------------------------------------------------ resizing
@@ -79,6 +100,7 @@ def _squash(image: tf.Tensor, size: int, ratio: float) -> tf.Tensor:
 
 def _crop(image: tf.Tensor, size: int, ratio: float) -> tf.Tensor:
     shorter = round(size / ratio)
+    image = _without_far_ends(image)
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     by = shorter / tf.minimum(height, width)
     image = _resample(
@@ -89,6 +111,14 @@ def _crop(image: tf.Tensor, size: int, ratio: float) -> tf.Tensor:
     top = (tf.shape(image)[0] - size) // 2
     left = (tf.shape(image)[1] - size) // 2
     return image[top : top + size, left : left + size]
+
+
+def _without_far_ends(image: tf.Tensor) -> tf.Tensor:
+    """The centre of a strip: scaled as a whole, one pixel by 60,000 would take 100 GB."""
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    most = _CROP_STRIP * tf.minimum(height, width)
+    top, left = tf.maximum(0, height - most) // 2, tf.maximum(0, width - most) // 2
+    return image[top : height - top, left : width - left]
 
 
 def _pad(image: tf.Tensor, size: int, ratio: float) -> tf.Tensor:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,26 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
         builder.download_and_prepare()
 
 
+@contextlib.contextmanager
+def damage_named(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns whatever goes wrong in files of TFDS under `folder` into a `UserError` with the remedy.
+
+    Raises:
+        NotImplementedError: as TFDS does, for what it cannot read.
+    """
+    try:
+        yield
+    except (UserError, NotImplementedError):
+        raise
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error}): make it readable") from error
+    except Exception as error:  # on damaged files TFDS raises of every kind
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{folder} is damaged ({reason}): remove the folder and prepare the data set again"
+        ) from error
+
+
 def load_records(
     builder: tfds.core.DatasetBuilder, records: str, *, dataset: str, name: str
 ) -> Split:
@@ -59,20 +79,18 @@ def load_records(
         name: `Split.name`.
 
     Raises:
-        UserError: files of the data set are missing.
+        UserError: files of the data set are missing or damaged.
         NotImplementedError: from TFDS, for a format without random access.
     """
-    data_source = builder.as_data_source(
-        split=records, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
-    missing = [path for path in builder.info.splits[records].filepaths if not path.exists()]
-    if missing:
-        raise UserError(
-            f"{builder.data_path} is damaged ({missing[0].name} is missing): "
-            "remove the folder and prepare the data set again"
+    with damage_named(builder.data_path):
+        data_source = builder.as_data_source(
+            split=records, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
-    label_names = tuple(builder.info.features["objects"]["label"].names)
-    table = _cached_table(builder, records)
+        missing = [path for path in builder.info.splits[records].filepaths if not path.exists()]
+        if missing:
+            raise ValueError(f"{missing[0].name} is missing")
+        label_names = tuple(builder.info.features["objects"]["label"].names)
+        table = _cached_table(builder, records)
     row_of_object = np.repeat(np.arange(len(table.ids)), table.counts)
     labels = np.zeros((len(table.ids), len(label_names)), bool)
     labels[row_of_object, table.objects[:, 0].astype(np.int64)] = True

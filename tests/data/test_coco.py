@@ -269,6 +269,27 @@ def test_what_is_not_instances_is_named(tmp_path, content, named):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_any_encoding_of_unicode_is_read(tmp_path, encoding):
+    # A macOS screenshot's narrow space, and a name outside of ASCII.
+    content = changed(("images", 0, "file_name"), "Shot 9.00\u202fAM.png")
+    content["categories"][0]["name"] = "猫"
+    path = tmp_path / "instances_val2014.json"
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
+    instances = coco.read_instances(path)
+    assert instances.file_names[0] == "Shot 9.00\u202fAM.png" and "猫" in instances.label_names
+    path.write_bytes("é".encode("latin-1").join(json.dumps(content).encode().split(b"Shot")))
+    with pytest.raises(UserError, match="is not JSON"):
+        coco.read_instances(path)
+
+
+@pytest.mark.parametrize("name", ["x" * 10**6 + "\n", "../" * 10**6, "x" * 10**6])
+def test_long_names_give_short_messages(folder, name):
+    path = folder / "annotations" / "instances_val2014.json"
+    path.write_text(json.dumps(changed(("images", 0, "file_name"), name)))
+    assert len(complaint(folder)) < 2 * len(str(path)) + 600
+
+
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -408,6 +429,23 @@ def test_files_without_random_access_are_answered_with_the_remedy(tmp_path):
     version = tmp_path / "coco" / "2014" / "1.1.0"
     assert f"tfds convert_format --dataset_version_dir={version}" in message
     assert "--out_file_format=array_record" in message
+
+
+def test_damaged_files_of_tfds_are_named_with_the_remedy(tmp_path):
+    Coco(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    version = tmp_path / "coco" / "2014" / "1.1.0"
+    for file in (
+        "dataset_info.json",
+        "features.json",
+        "coco-validation.array_record-00000-of-00001",
+    ):
+        content = (version / file).read_bytes()
+        for damage in (b"", b"[]", content[: len(content) // 2]):
+            (version / file).write_bytes(damage)
+            message = complaint(tmp_path)
+            assert f"{version} is damaged" in message and "prepare the data set again" in message
+        (version / file).write_bytes(content)
+    assert len(coco.load_coco_split(tmp_path, "test")) == 11
 
 
 def test_an_unfinished_preparation_is_named(tmp_path):

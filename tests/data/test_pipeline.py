@@ -267,7 +267,7 @@ def test_all_bad_images_of_a_batch_are_named_at_once(damaged):
     with pytest.raises(UserError) as caught:
         next(evaluate(damaged, batch_size=30))
     assert all(damaged.images.name(row) in str(caught.value) for row in (3, 17, 25))
-    assert "No such file" in str(caught.value) and "Unknown image file format" in str(caught.value)
+    assert "No such file" in str(caught.value) and "not an image" in str(caught.value)
 
 
 def test_skipping_masks_the_bad_images_and_moves_no_other(numbers, damaged, caplog):
@@ -289,6 +289,16 @@ def test_skipping_masks_the_bad_images_and_moves_no_other(numbers, damaged, capl
         ]
         assert len(lines) == 1
         assert f"{count} bad" in lines[0]
+
+
+@pytest.mark.parametrize("batches", [train, evaluate])
+def test_images_beyond_the_limit_of_pixels_are_bad_images(numbers, batches):
+    assert next(batches(numbers, max_pixels=SIZE * SIZE)).mask.all()
+    with pytest.raises(UserError, match=r"8 x 8 pixels are more than data\.max_pixels=63: .*skip"):
+        next(batches(numbers, max_pixels=SIZE * SIZE - 1))
+    skipping = batches(numbers, max_pixels=SIZE * SIZE - 1, on_bad_image="skip")
+    assert not next(skipping).mask.any()
+    assert len(skipping.bad) == 4
 
 
 def test_bad_images_stay_black_under_augmentation(damaged):

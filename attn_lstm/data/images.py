@@ -1,0 +1,74 @@
+"""Images that belong to no data set, made into the very pixels that the pipeline would give."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from attn_lstm.data import image_file, preprocess
+from attn_lstm.data.cpu_tensorflow import tf
+from attn_lstm.data.pipeline import tensorflow_complaint
+from attn_lstm.errors import UserError
+
+ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
+
+# One picture that is given twice is one open file.
+_PILLOW = threading.Lock()
+
+
+def read_image(path: str | os.PathLike[str], max_pixels: int = image_file.MAX_PIXELS) -> np.ndarray:
+    """A file as uint8[h,w,3], RGB; `preprocess.decode` says which and how.
+
+    Raises:
+        UserError: the file cannot be read or decoded.
+    """
+    try:
+        return preprocess.decode(Path(path).read_bytes(), max_pixels).numpy()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except tf.errors.OpError as error:
+        raise UserError(f"{path}: {tensorflow_complaint(error.message)}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def as_pixels(image: ImageLike, name: str, max_pixels: int = image_file.MAX_PIXELS) -> np.ndarray:
+    """A file, an array or a Pillow image as uint8[h,w,3], RGB.
+
+    Args:
+        image: a path; uint8[h,w,3] in RGB or uint8[h,w], grey; or a Pillow image, which is taken
+            as its file would be: turned upright, and without transparency.
+        name: what messages call it, unless it is a path.
+        max_pixels: of a file; see `preprocess.decode`.
+
+    Raises:
+        UserError: naming an image that is none of these, or cannot be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image, max_pixels)
+    if isinstance(image, Image.Image):
+        try:
+            with _PILLOW:
+                return image_file.to_rgb(image)
+        except Exception as error:  # on damaged files Pillow raises of every kind
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{name}: {reason}") from None
+    if not isinstance(image, np.ndarray):
+        raise UserError(
+            f"{name} is a {type(image).__name__}: give a path, a NumPy array or a Pillow image"
+        )
+    grey = image.ndim == 2
+    if image.dtype != np.uint8 or not image.size or not (grey or image.shape[2:] == (3,)):
+        raise UserError(
+            f"{name} is {image.dtype}{list(image.shape)}: give uint8[h,w,3] in RGB, or uint8[h,w]"
+        )
+    return np.repeat(image[..., None], 3, axis=-1) if grey else image
+
+
+def resized(image: np.ndarray, size: int, rule: str) -> np.ndarray:
+    """uint8[h,w,3] -> uint8[size,size,3]: `preprocess.resize` on arrays."""
+    return preprocess.resize(tf.constant(image), size, rule).numpy()

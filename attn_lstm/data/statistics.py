@@ -1,0 +1,192 @@
+"""Counts the labels of a data set: how many an image, how often each, which of them together.
+
+    python -m attn_lstm.data.statistics --config=configs/coco.py:order_free \\
+        --config.data.path=COCO_FOLDER
+
+Reads any data set that can be trained on, and none of its pixels; fields of the config can be
+overridden. Exit codes: 0 done, 2 a mistake in flags, config or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from attn_lstm.data import SPLITS, load_split
+from attn_lstm.data.split import Split
+
+_PAIRS = 10  # co-occurrences listed
+
+# ------------------------------------------------------------------------------------ the counts
+
+
+def label_statistics(split: Split) -> dict[str, Any]:
+    """What `count_labels` finds in a split, with its 'dataset' and the name of the 'split'."""
+    counts = count_labels(split.label_names, split.labels)
+    return {"dataset": split.dataset, "split": split.name, **counts}
+
+
+def count_labels(label_names: Sequence[str], labels: np.ndarray) -> dict[str, Any]:
+    """The label statistics of N images, ready for JSON.
+
+    Args:
+        label_names: C names.
+        labels: bool[N,C].
+
+    Returns:
+        'images', 'labels': N and C; 'unlabelled_images': those without a label.
+        'labels_an_image': {'mean' (None without images), 'max', 'images': how many have 0, 1 …}.
+        'frequencies': of every label {'label', 'rank', 'images', 'share' of all images}, the most
+        frequent first, which has rank 1; of equals the lower column, as the orders of training
+        have it.
+        'pairs': of the labels that are most often on one image {'labels': two names, 'images',
+        'share'}, the most frequent first; at most 10, and none that never occurs.
+    """
+    images, sizes, counts = len(labels), labels.sum(axis=1), labels.sum(axis=0)
+    return {
+        "images": images,
+        "labels": len(label_names),
+        "unlabelled_images": int((sizes == 0).sum()),
+        "labels_an_image": {
+            "mean": float(sizes.mean()) if images else None,
+            "max": int(sizes.max(initial=0)),
+            "images": np.bincount(sizes).tolist(),
+        },
+        "frequencies": [
+            {"label": label_names[label], "rank": rank, **_share(counts[label], images)}
+            for rank, label in enumerate(np.argsort(-counts, kind="stable"), start=1)
+        ],
+        "pairs": [
+            {"labels": [label_names[first], label_names[second]], **_share(together, images)}
+            for first, second, together in _most_frequent_pairs(labels)
+        ],
+    }
+
+
+def _share(count: int, images: int) -> dict[str, Any]:
+    return {"images": int(count), "share": float(count / images) if images else None}
+
+
+def _most_frequent_pairs(labels: np.ndarray) -> list[tuple[int, int, int]]:
+    """(first, second, images that have both), of bool[N,C]; first < second."""
+    ones = labels.astype(np.float32)  # exact up to 2**24 images, and much faster than int
+    together = np.triu(ones.T @ ones, k=1).astype(np.int64)
+    order = np.argsort(-together, axis=None, kind="stable")[:_PAIRS]
+    pairs = np.stack(np.unravel_index(order, together.shape), axis=1)
+    return [(i, j, together[i, j]) for i, j in pairs.tolist() if together[i, j]]
+
+
+# -------------------------------------------------------------------------------------- the text
+
+
+def describe(statistics: Sequence[Mapping[str, Any]]) -> str:
+    """Several splits of one data set as text.
+
+    Args:
+        statistics: of each split, as `label_statistics` gives them.
+    """
+    parts = [
+        f"{statistics[0]['dataset']}: {numbered(statistics[0]['labels'], 'label')}",
+        split_table({of_split["split"]: of_split for of_split in statistics}),
+        sufficient_length(max(of_split["labels_an_image"]["max"] for of_split in statistics)),
+    ]
+    for of_split in statistics:
+        lines = [
+            [line["label"], str(line["rank"]), f"{line['images']:,}", percent(line["share"])]
+            for line in of_split["frequencies"]
+        ]
+        table = aligned([["label", "rank", "images", "share"], *lines])
+        parts += [f"Labels of {of_split['split']}\n{table}", pair_table(of_split)]
+    return "\n\n".join(parts)
+
+
+def split_table(statistics: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each part of a data set: images, and labels an image.
+
+    Args:
+        statistics: as `count_labels` gives them, by the name of the part.
+    """
+    lines = []
+    for name, counts in statistics.items():
+        sizes = counts["labels_an_image"]
+        mean = "-" if sizes["mean"] is None else f"{sizes['mean']:.2f}"
+        cells = (counts["images"], counts["unlabelled_images"])
+        lines.append([name, *(f"{n:,}" for n in cells), mean, f"{sizes['max']:,}"])
+    head = ["split", "images", "without a label", "labels an image", "at most"]
+    return aligned([head, *lines])
+
+
+def sufficient_length(most: int) -> str:
+    """What to set for sequences as long as the largest label set."""
+    return f"--config.decoder.max_labels={most} is enough for all of them."
+
+
+def pair_table(statistics: Mapping[str, Any]) -> str:
+    """The labels that are most often on one image, from what `count_labels` gives."""
+    lines = [
+        [" + ".join(pair["labels"]), f"{pair['images']:,}", percent(pair["share"])]
+        for pair in statistics["pairs"]
+    ]
+    if not lines:
+        return "No image has two labels."
+    return aligned([["most often together", "images", "share"], *lines])
+
+
+def percent(share: float | None) -> str:
+    """A share as text; '-' where there is nothing to have a share of."""
+    return "-" if share is None else f"{share:.1%}"
+
+
+def numbered(count: int, noun: str) -> str:
+    """'1 label', '2,000 labels'."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def aligned(lines: Iterable[Sequence[str]]) -> str:
+    """A table: the first column to the left, the others, which hold figures, to the right."""
+    lines = list(lines)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [
+                line[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+            ]
+        )
+        for line in lines
+    )
+
+
+# ----------------------------------------------------------------------------------- the command
+
+
+def _command() -> None:
+    """Parses the command line, prints the statistics and exits."""
+    import sys
+
+    from absl import flags
+    from ml_collections import config_flags
+
+    # Imports JAX, which `check`, another user of this module, does without.
+    from attn_lstm import cli
+
+    def define_flags(_: Sequence[str]) -> None:
+        config_flags.DEFINE_config_file("config", None, "config file, as for train.py (required)")
+        flags.DEFINE_enum("split", None, SPLITS, "the only split to read; default: all three")
+        flags.mark_flag_as_required("config")
+
+    def main() -> int:
+        names = [flags.FLAGS.split] if flags.FLAGS.split else SPLITS
+        statistics = [label_statistics(load_split(flags.FLAGS.config.data, n)) for n in names]
+        # Names that the terminal cannot show are no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
+        print(describe(statistics))
+        return cli.DONE
+
+    cli.run(main, define_flags)
+
+
+if __name__ == "__main__":
+    _command()
