@@ -4,26 +4,88 @@ Cross-entropies are summed over labels and averaged over steps, so that the part
 whatever the number of labels and steps.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from attn_lstm.alignment import ALIGNMENTS, aligned_targets
 from attn_lstm.models.decoder import Unrolled, pool_log_softmax
 from attn_lstm.ordering import emits_end_token, next_target
 from attn_lstm.warp import expected_warp, warp
 
-LABEL_LOSSES = ("bce", "softmax", "warp")
+SET_LOSSES = ("bce", "asymmetric", "focal")  # of independent labels, one probability each
+LABEL_LOSSES = (*SET_LOSSES, "softmax", "warp")
+
+# Maps logits float[...,C] and labels [...,C] to a loss float32[...].
+LabelLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy of independent labels, summed over the last axis: float32[...,C] -> [...]."""
-    losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels)
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy of independent labels, summed over the last axis: float32[...,C] -> [...].
+
+    Args:
+      logits: float[...,C]; labels: float32[...,C].
+      smoothing: s moves the targets towards 1/2: (1 - s) y + s / 2.
+    """
+    wanted = (1.0 - smoothing) * labels + 0.5 * smoothing
+    losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), wanted)
     return losses.sum(axis=-1)
 
 
-def smooth(labels: jax.Array, smoothing: float) -> jax.Array:
-    """Targets of independent labels moved towards 1/2: (1 - s) y + s / 2."""
-    return (1.0 - smoothing) * labels + 0.5 * smoothing
+def asymmetric_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    gamma_neg: float = 4.0,
+    gamma_pos: float = 0.0,
+    clip: float = 0.05,
+) -> jax.Array:
+    """Asymmetric loss of independent labels (Ben-Baruch et al. 2021), summed over the last axis.
+
+    For a true label -(1 - p)^gamma_pos log p, for a wrong one -q^gamma_neg log(1 - q) with
+    q = max(p - clip, 0).
+
+    Args:
+      logits: float[...,C]; labels: float32[...,C], 0 or 1.
+      gamma_neg, gamma_pos: how far easy wrong and easy true labels count less.
+      clip: the probability up to which a wrong label costs nothing.
+
+    Returns:
+      float32[...]. Its gradient is that of the formula, as in the paper's analysis; the authors'
+      training script keeps the factors before the logarithms out of the gradient.
+    """
+    logits = logits.astype(jnp.float32)
+    log_p, log_not_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    true = jnp.exp(gamma_pos * log_not_p) * log_p
+    log_not_q = jnp.minimum(jnp.logaddexp(log_not_p, jnp.log(clip)), 0.0)
+    q = -jnp.expm1(log_not_q)
+    # Inside too, since a power below 1 has an infinite derivative at 0.
+    wrong = jnp.where(q > 0, jnp.where(q > 0, q, 1.0) ** gamma_neg * log_not_q, 0.0)
+    return -(labels * true + (1.0 - labels) * wrong).sum(axis=-1)
+
+
+def focal_loss(
+    logits: jax.Array, labels: jax.Array, gamma: float = 2.0, alpha: float = 0.0
+) -> jax.Array:
+    """Focal loss of independent labels (Lin et al. 2017), summed over the last axis.
+
+    For a true label -(1 - p)^gamma log p, for a wrong one -p^gamma log(1 - p).
+
+    Args:
+      logits: float[...,C]; labels: float32[...,C], 0 or 1.
+      gamma: how far easy labels count less.
+      alpha: weight of true labels, 1 - alpha that of wrong ones; 0: both weigh 1.
+
+    Returns:
+      float32[...].
+    """
+    losses = optax.losses.sigmoid_focal_loss(
+        logits.astype(jnp.float32), labels, alpha=alpha or None, gamma=gamma
+    )
+    return losses.sum(axis=-1)
 
 
 def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -41,29 +103,42 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def label_loss(
     loss: str,
-    logits: jax.Array,
-    labels: jax.Array,
-    smoothing: float = 0.0,
+    options: Mapping[str, Any] | None = None,
     keys: jax.Array | None = None,
-) -> jax.Array:
-    """The loss of M_map, float32[B].
+) -> LabelLoss:
+    """The function that a name stands for.
 
     Args:
-      loss: one of `LABEL_LOSSES`: 'bce', with `smoothing` as in `smooth`; 'softmax', as in
+      loss: one of `LABEL_LOSSES`; the last two take logits [B,C] only: 'softmax', as in
         `softmax_cross_entropy`; 'warp', as in `warp.warp`.
-      logits: float[B,C]; labels: float32[B,C], 0 or 1.
+      options: by the loss's name, further arguments of its function.
       keys: key[B], what 'warp' draws from; None gives the mean over all draws.
 
     Raises:
       ValueError: `loss` is none of them.
     """
-    if loss == "bce":
-        return binary_cross_entropy(logits, smooth(labels, smoothing))
-    if loss == "softmax":
-        return softmax_cross_entropy(logits, labels)
-    if loss == "warp":
-        return expected_warp(logits, labels) if keys is None else warp(logits, labels, keys)
-    raise ValueError(f"unknown loss {loss!r}; choose one of: {', '.join(LABEL_LOSSES)}")
+    functions = {
+        "bce": binary_cross_entropy,
+        "asymmetric": asymmetric_loss,
+        "focal": focal_loss,
+        "softmax": softmax_cross_entropy,
+        "warp": expected_warp if keys is None else partial(warp, keys=keys),
+    }
+    if loss not in functions:
+        raise ValueError(f"unknown loss {loss!r}; choose one of: {', '.join(LABEL_LOSSES)}")
+    return partial(functions[loss], **(options or {}).get(loss, {}))
+
+
+def best_constant(loss: LabelLoss, share: float) -> float:
+    """The probability with the least expected loss for a label that is true in this share.
+
+    To a hundredth on the scale of log odds, between -12 and 4.
+    """
+    with jax.ensure_compile_time_eval():
+        logits = jnp.linspace(-12.0, 4.0, 1601)
+        true, wrong = (loss(logits[:, None], jnp.full((1601, 1), y)) for y in (1.0, 0.0))
+        best = logits[jnp.argmin(share * true + (1.0 - share) * wrong)]
+        return float(jax.nn.sigmoid(best))
 
 
 def set_step_loss(
@@ -71,16 +146,16 @@ def set_step_loss(
     step_logits: jax.Array,
     emitted: jax.Array,
     labels: jax.Array,
-    smoothing: float = 0.0,
+    loss: LabelLoss = binary_cross_entropy,
 ) -> jax.Array:
-    """Binary cross-entropy of every step against a set, averaged over the steps.
+    """The loss of every step against a set, averaged over the steps.
 
     Args:
       target: 'all', the whole label set [R]; 'remaining', without what was emitted before.
       step_logits: float[B,T,C].
       emitted: bool[B,T,C], labels emitted before each step.
       labels: float32[B,C], 0 or 1.
-      smoothing: as in `smooth`.
+      loss: of one step.
 
     Returns:
       float32[B].
@@ -94,45 +169,84 @@ def set_step_loss(
         wanted = jnp.where(emitted, 0.0, labels[:, None])
     else:
         raise ValueError(f"unknown target {target!r}; choose one of: all, remaining")
-    return binary_cross_entropy(step_logits, smooth(wanted, smoothing)).mean(axis=-1)
+    return loss(step_logits, wanted).mean(axis=-1)
+
+
+def sequence_targets(
+    method: str, unrolled: Unrolled, labels: jax.Array, rank: jax.Array
+) -> jax.Array:
+    """The true label that each step is held against, then the end token.
+
+    Args:
+      method: as in `alignment.aligned_targets`, or as in `ordering.next_target`, where 'confidence'
+        gives the 'ranked' target.
+      unrolled: the decoder's steps, of one with an end token.
+      labels: float32[B,C], 0 or 1.
+      rank: int[C], or int[B,C] of each image.
+
+    Returns:
+      int32[B,T]; C is the end token.
+    """
+    logits, emitted = unrolled.logits, unrolled.emitted
+    if method in ALIGNMENTS:
+        log_probs = pool_log_softmax(logits, emitted)
+        return aligned_targets(method, log_probs, unrolled.labels, labels)
+    remaining = (labels[:, None] > 0) & ~emitted
+    return jax.vmap(
+        lambda step_logits, left: next_target(method, step_logits, left, rank),
+        in_axes=1,
+        out_axes=1,
+    )(logits, remaining)
 
 
 def sequence_step_loss(
-    order: str,
-    step_logits: jax.Array,
-    emitted: jax.Array,
-    labels: jax.Array,
-    rank: jax.Array,
-    smoothing: float = 0.0,
+    target: jax.Array, step_logits: jax.Array, emitted: jax.Array, smoothing: float = 0.0
 ) -> jax.Array:
-    """Softmax cross-entropy against the next true label in `order`, then the end token.
+    """Softmax cross-entropy of every step against one label, then the end token.
 
     The softmax runs over the labels still in the pool and the end token. Steps behind the first
     whose target is the end token do not count; the loss is the mean over those that do.
 
     Args:
-      order: as in `ordering.next_target`; 'confidence' gives the 'ranked' target.
+      target: int32[B,T], as `sequence_targets` gives it.
       step_logits: float[B,T,C+1], the end token last.
       emitted: bool[B,T,C], labels emitted before each step.
-      labels: float32[B,C], 0 or 1.
-      rank: int[C].
       smoothing: weight of the uniform distribution over the pool and the end token in the target.
 
     Returns:
       float32[B].
     """
-    remaining = (labels[:, None] > 0) & ~emitted
-    target = jax.vmap(
-        lambda logits, left: next_target(order, logits, left, rank), in_axes=1, out_axes=1
-    )(step_logits, remaining)
     log_probs = pool_log_softmax(step_logits, emitted)
     losses = -jnp.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]
     if smoothing:
         in_pool = log_probs > -jnp.inf
         uniform = -jnp.where(in_pool, log_probs, 0.0).sum(axis=-1) / in_pool.sum(axis=-1)
         losses = (1.0 - smoothing) * losses + smoothing * uniform
-    at_end = target == labels.shape[-1]
+    at_end = target == emitted.shape[-1]
     counts = jnp.cumsum(at_end, axis=-1) - at_end == 0
+    return jnp.where(counts, losses, 0.0).sum(axis=-1) / counts.sum(axis=-1)
+
+
+def stop_loss(
+    stop_logits: jax.Array, emitted: jax.Array, labels: jax.Array, smoothing: float = 0.0
+) -> jax.Array:
+    """Binary cross-entropy of stopping before a step, which is right when no true label remains.
+
+    Steps behind the first at which it is right do not count, since no sequence should get there;
+    the loss is the mean over those that do.
+
+    Args:
+      stop_logits: float[B,T].
+      emitted: bool[B,T,C], labels emitted before each step.
+      labels: float32[B,C], 0 or 1.
+      smoothing: as in `binary_cross_entropy`.
+
+    Returns:
+      float32[B].
+    """
+    done = ~((labels[:, None] > 0) & ~emitted).any(axis=-1)
+    losses = binary_cross_entropy(stop_logits[..., None], done[..., None], smoothing)
+    counts = jnp.cumsum(done, axis=-1) - done == 0
     return jnp.where(counts, losses, 0.0).sum(axis=-1) / counts.sum(axis=-1)
 
 
@@ -142,35 +256,40 @@ def parts(
     labels: jax.Array,
     rank: jax.Array,
     *,
-    loss: str,
+    map_loss: LabelLoss,
+    step_loss: LabelLoss,
     order: str,
     target: str,
     smoothing: float = 0.0,
-    keys: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """The parts of one row's loss, float32[B] each; their sum is what is minimised.
 
     'map' is M_map's own loss (weight 1), for rows that have M_map; 'step' the mean over the
     decoder's steps, for rows that have one: softmax against a sequence with an end token for the
-    fixed orders and the 'ranked' target, else binary cross-entropy against a set.
+    orders that are taught and the targets that are one label a step, else a loss against a set;
+    'stop' that of a learned stop, for decoders that have it.
 
     Args:
       label_logits: float32[B,C], or None without M_map.
       unrolled: the decoder's steps, or None.
-      labels: float32[B,C]; rank: int[C] by training frequency.
-      loss: of M_map, `config.loss`; keys: as in `label_loss`.
+      labels: float32[B,C]; rank: as in `sequence_targets`.
+      map_loss: of M_map; step_loss: of a step that is held against a set.
       order: `config.order`; target: `config.decoder.target`.
-      smoothing: `config.label_smoothing`, the weight of a target that favours nothing.
+      smoothing: of steps that are held against one label, and of a learned stop.
     """
     losses = {}
     if label_logits is not None:
-        losses["map"] = label_loss(loss, label_logits, labels, smoothing, keys)
+        losses["map"] = map_loss(label_logits, labels)
     if unrolled is None:
         return losses
+    logits, emitted = unrolled.logits, unrolled.emitted
     if emits_end_token(order, target):
-        losses["step"] = sequence_step_loss(
-            order, unrolled.logits, unrolled.emitted, labels, rank, smoothing
-        )
+        method = target if target in ALIGNMENTS else order
+        targets = sequence_targets(method, unrolled, labels, rank)
+        losses["step"] = sequence_step_loss(targets, logits, emitted, smoothing)
     else:
-        losses["step"] = set_step_loss(target, unrolled.logits, unrolled.emitted, labels, smoothing)
+        logits, stop = jnp.split(logits, [labels.shape[-1]], axis=-1)
+        losses["step"] = set_step_loss(target, logits, emitted, labels, step_loss)
+        if stop.shape[-1]:
+            losses["stop"] = stop_loss(stop[..., 0], emitted, labels, smoothing)
     return losses

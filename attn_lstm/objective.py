@@ -9,20 +9,26 @@ from attn_lstm import losses
 from attn_lstm.models.decoder import Choice
 from attn_lstm.models.dropout import row_keys
 from attn_lstm.models.network import Network
-from attn_lstm.ordering import next_target
+from attn_lstm.models.set_heads import LABEL_HEADS
+from attn_lstm.ordering import next_target, random_rank
 from attn_lstm.prediction import emit_most_confident
 
 
 def loss_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """The parts of the loss of a config's row."""
-    names = {"linear": ("map",), "attention_lstm": ("map", "step"), "cnn_rnn": ("step",)}
+    """The parts of the loss of a config's row; none for a row that minimises nothing."""
+    names = {
+        **dict.fromkeys(LABEL_HEADS, ("map",)),
+        "attention_lstm": ("map", "step", *(["stop"] if config.decoder.learned_stop else [])),
+        "cnn_rnn": ("step",),
+        "knn": (),
+    }
     return names[config.head]
 
 
 def training_choice(order: str, labels: jax.Array, rank: jax.Array) -> Choice:
     """What a training step emits (paper: training).
 
-    The order-free network feeds itself its own emissions, as inference does; the fixed orders are
+    The order-free network feeds itself its own emissions, as inference does; the other orders are
     taught with the true prefix.
     """
     if order == "confidence":
@@ -41,8 +47,13 @@ def image_losses(
 ) -> tuple[dict[str, jax.Array], Any]:
     """The parts of the loss, float32[B] each, and what `network.apply` returns beside outputs.
 
-    Losses that are drawn use the stream 'dropout' of `rngs`; without it they are mean values.
+    The loss 'warp' and the order 'random' draw from the stream 'dropout' of `rngs`. Without it that
+    loss is its mean value, and that order has the frequent labels first.
     """
+    rngs = kwargs.get("rngs")
+    keys = row_keys(rngs["dropout"], len(labels), network.axis_name) if rngs else None
+    if config.order == "random" and keys is not None:
+        rank = random_rank(keys, network.num_labels)
     outputs = network.apply(
         variables,
         images,
@@ -51,16 +62,20 @@ def image_losses(
         **kwargs,
     )
     outputs, updates = outputs if kwargs.get("mutable") else (outputs, None)
-    rngs = kwargs.get("rngs")
+    options = {
+        "bce": {"smoothing": config.label_smoothing},
+        "asymmetric": config.asymmetric,
+        "focal": config.focal,
+    }
     parts = losses.parts(
         outputs.label_logits,
         outputs.unrolled,
         labels,
         rank,
-        loss=config.loss,
+        map_loss=losses.label_loss(config.loss, options, keys),
+        step_loss=losses.label_loss(config.decoder.loss, options),
         order=config.order,
         target=config.decoder.target,
         smoothing=config.label_smoothing,
-        keys=rngs and row_keys(rngs["dropout"], labels.shape[0], network.axis_name),
     )
     return parts, updates

@@ -1,10 +1,13 @@
-"""Which label comes next: the paper's confidence order and the fixed orders of its tables."""
+"""Which label comes next: the paper's confidence order, the fixed orders of its tables, chance."""
 
 import jax
 import jax.numpy as jnp
 
-ORDERS = ("confidence", "frequent_first", "rare_first")
-TARGETS = ("all", "remaining", "ranked")
+from attn_lstm.alignment import ALIGNMENTS
+
+ORDERS = ("confidence", "frequent_first", "rare_first", "random")
+SET_TARGETS = ("all", "remaining")
+TARGETS = (*SET_TARGETS, "ranked", *ALIGNMENTS)
 
 
 def next_target(method: str, logits: jax.Array, remaining: jax.Array, rank: jax.Array) -> jax.Array:
@@ -15,10 +18,11 @@ def next_target(method: str, logits: jax.Array, remaining: jax.Array, rank: jax.
 
     Args:
       method: 'confidence' (largest logit), 'frequent_first' (smallest rank), 'rare_first'
-        (largest rank).
+        (largest rank), 'random' (smallest rank, as `random_rank` draws it).
       logits: float[B,C], this step's; entries beyond C (an end token) are ignored.
       remaining: bool[B,C].
-      rank: int[C], place of each label by training frequency, 0 the most frequent.
+      rank: int[C], place of each label by training frequency, 0 the most frequent; or int[B,C],
+        a place of its own in each image.
 
     Returns:
       int32[B]; C, the index of the end token, where nothing remains. Ties go to the lower index.
@@ -29,7 +33,7 @@ def next_target(method: str, logits: jax.Array, remaining: jax.Array, rank: jax.
     num_labels = remaining.shape[-1]
     if method == "confidence":
         priority = logits[..., :num_labels].astype(jnp.float32)
-    elif method == "frequent_first":
+    elif method in ("frequent_first", "random"):
         priority = -rank.astype(jnp.float32)
     elif method == "rare_first":
         priority = rank.astype(jnp.float32)
@@ -49,6 +53,11 @@ def frequency_rank(counts: jax.Array) -> jax.Array:
     return jnp.zeros_like(order).at[order].set(jnp.arange(len(order))).astype(jnp.int32)
 
 
+def random_rank(keys: jax.Array, num_labels: int) -> jax.Array:
+    """A random place for each label of each image: key[B] -> int32[B,C]."""
+    return jax.vmap(lambda key: jax.random.permutation(key, num_labels))(keys)
+
+
 def emits_end_token(order: str, target: str) -> bool:
     """Whether a row's sequences end with a token of their own instead of at the threshold."""
-    return order != "confidence" or target == "ranked"
+    return order != "confidence" or target not in SET_TARGETS

@@ -1,5 +1,7 @@
 """The losses against torch and hand-worked cases."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,10 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from attn_lstm import losses
+from attn_lstm.alignment import ALIGNMENTS
 from attn_lstm.models.decoder import Unrolled
 from attn_lstm.ordering import next_target
+from tests.test_alignment import own_steps
 
 RANK = jnp.array([1, 0, 2])
 
@@ -26,6 +30,13 @@ def random_steps(seed, batch=4, steps=3, labels=3, end=0):
         for t in range(1, steps):
             emitted[b, t:, order[b, t - 1]] = True
     return logits, truth, emitted
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def sequence_loss(method, logits, emitted, truth, rank=RANK, predicted=None):
+    unrolled = Unrolled(jnp.asarray(logits), jnp.asarray(emitted), predicted, None)
+    targets = losses.sequence_targets(method, unrolled, truth, rank)
+    return losses.sequence_step_loss(targets, logits, emitted)
 
 
 @given(st.integers(0, 10_000))
@@ -57,25 +68,21 @@ def test_fixed_order_worked_by_hand():
     first = np.log(np.exp([1.0, 2.0, 0.0, 0.5]).sum()) - 2.0
     second = np.log(np.exp([0.3, 0.1, 0.2]).sum()) - 0.3  # label 1 has left the pool
     third = np.log(np.exp([0.4, 1.0]).sum()) - 1.0
-    loss = losses.sequence_step_loss(
-        "frequent_first", logits, emitted, jnp.array([[1.0, 1.0, 0.0]]), RANK
-    )
+    loss = sequence_loss("frequent_first", logits, emitted, jnp.array([[1.0, 1.0, 0.0]]))
     np.testing.assert_allclose(loss, [(first + second + third) / 3], rtol=1e-6)
 
 
 def test_ranked_target_is_the_most_probable_true_label_left():
     logits = jnp.array([[[1.0, 2.0, 3.0, 0.0]]])
     emitted = jnp.zeros((1, 1, 3), bool)
-    loss = losses.sequence_step_loss(
-        "confidence", logits, emitted, jnp.array([[1.0, 1.0, 0.0]]), RANK
-    )
+    loss = sequence_loss("confidence", logits, emitted, jnp.array([[1.0, 1.0, 0.0]]))
     expected = np.log(np.exp([1.0, 2.0, 3.0, 0.0]).sum()) - 2.0
     np.testing.assert_allclose(loss, [expected], rtol=1e-6)
 
 
 def test_an_image_without_labels_is_taught_to_end_at_once():
     logits, _, emitted = random_steps(0, batch=2, end=1)
-    loss = losses.sequence_step_loss("rare_first", logits, emitted, jnp.zeros((2, 3)), RANK)
+    loss = sequence_loss("rare_first", logits, emitted, jnp.zeros((2, 3)))
     expected = -jax.nn.log_softmax(logits[:, 0])[:, -1]
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
@@ -87,10 +94,79 @@ def test_sequence_loss_has_finite_and_true_gradients(order):
     emitted &= truth[:, None] == 0
 
     def loss(x):
-        return losses.sequence_step_loss(order, x, emitted, truth, RANK).sum()
+        return sequence_loss(order, x, emitted, truth).sum()
 
     assert jnp.isfinite(jax.grad(loss)(jnp.asarray(logits))).all()
     check_grads(loss, (jnp.asarray(logits),), order=1, modes=["rev"], eps=1e-2, rtol=2e-2)
+
+
+def test_stop_loss_worked_by_hand():
+    # The true labels 0 and 1 are gone before the third step; what is behind it does not count.
+    stop = jnp.array([[-1.0, 0.5, 2.0, 9.0], [3.0, 0.0, 0.0, 0.0]])
+    emitted = jnp.array([[[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 1]]] * 2, bool)
+    labels = jnp.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    expected = [
+        (np.log1p(np.exp(-1.0)) + np.log1p(np.exp(0.5)) + np.log1p(np.exp(-2.0))) / 3,
+        np.log1p(np.exp(-3.0)),  # no label at all: right at once
+    ]
+    np.testing.assert_allclose(losses.stop_loss(stop, emitted, labels), expected, rtol=1e-6)
+
+
+def test_stop_loss_never_right_counts_every_step_and_has_true_gradients():
+    _, truth, emitted = random_steps(8)
+    truth[0], emitted[0, :, 0] = [1.0, 0.0, 0.0], False
+    stop = jnp.asarray(np.random.default_rng(8).normal(size=emitted.shape[:2]), jnp.float32)
+    np.testing.assert_allclose(
+        losses.stop_loss(stop, emitted, truth)[0], jax.nn.softplus(stop[0]).mean(), rtol=1e-6
+    )
+    check_grads(
+        lambda x: losses.stop_loss(x, emitted, truth).sum(), (stop,), order=1, modes=["rev"],
+        eps=1e-2, rtol=2e-2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ALIGNMENTS)
+@given(seed=st.integers(0, 10_000))
+def test_an_aligned_loss_does_not_depend_on_the_order_of_the_labels(method, seed):
+    logits, emitted, predicted, truth = own_steps(seed, batch=6, steps=4, labels=6)
+    loss = sequence_loss(method, logits, emitted, truth, predicted=predicted)
+    permuted = np.random.default_rng(seed).permutation(6)  # label permuted[i] becomes label i
+    again = sequence_loss(
+        method,
+        logits[..., [*permuted, 6]],
+        emitted[..., permuted],
+        truth[:, permuted],
+        predicted=jnp.argsort(jnp.asarray(permuted))[predicted],
+    )
+    assert jnp.isfinite(loss).all()
+    np.testing.assert_allclose(again, loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ALIGNMENTS)
+def test_an_aligned_loss_has_finite_and_true_gradients(method):
+    logits, emitted, predicted, truth = own_steps(3, batch=6, steps=4, labels=5)
+
+    def loss(x):
+        return sequence_loss(method, x, emitted, truth, predicted=predicted).sum()
+
+    assert jnp.isfinite(jax.grad(loss)(jnp.asarray(logits))).all()
+    check_grads(loss, (jnp.asarray(logits),), order=1, modes=["rev"], eps=1e-2, rtol=2e-2)
+
+
+def test_an_aligned_loss_worked_by_hand():
+    # True labels 0 and 1. Step 0 predicts 2; step 1 predicts 1, which stays; then the end.
+    logits = jnp.array([[[1.0, 0.5, 2.0, 0.2], [0.4, 0.9, 3.0, 0.1], [0.6, 5.0, 5.0, 1.5],
+                         [0.0, 0.0, 0.0, -50.0]]])  # fmt: skip
+    emitted = jnp.array([[[0, 0, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]]], bool)
+    predicted = jnp.array([[2, 1, 0, 3]])
+    first = np.log(np.exp([1.0, 0.5, 2.0, 0.2]).sum()) - 1.0
+    second = np.log(np.exp([0.4, 0.9, 0.1]).sum()) - 0.9
+    third = np.log(np.exp([0.6, 1.5]).sum()) - 1.5
+    for method in ALIGNMENTS:
+        loss = sequence_loss(
+            method, logits, emitted, jnp.array([[1.0, 1.0, 0.0]]), predicted=predicted
+        )
+        np.testing.assert_allclose(loss, [(first + second + third) / 3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("target", ["all", "remaining"])
@@ -127,12 +203,83 @@ def test_softmax_loss_has_true_gradients_and_none_without_labels():
     assert not jax.grad(loss)(first)[0].any()
 
 
+def torch_asymmetric(x, y, gamma_neg, gamma_pos, clip):
+    """The formulas of the paper, in float64."""
+    p = torch.sigmoid(x)
+    q = (p - clip).clamp(min=0)
+    true = (1 - p) ** gamma_pos * torch.log(p)
+    return -(y * true + (1 - y) * q**gamma_neg * torch.log(1 - q)).sum(-1)
+
+
+def torch_focal(x, y, gamma, alpha):
+    p = torch.sigmoid(x)
+    pt, weight = torch.where(y > 0, p, 1 - p), torch.where(y > 0, alpha, 1 - alpha)
+    return -((weight if alpha else 1.0) * (1 - pt) ** gamma * torch.log(pt)).sum(-1)
+
+
+SET_LOSSES = [
+    (losses.asymmetric_loss, torch_asymmetric, {"gamma_neg": 4.0, "gamma_pos": 0.0, "clip": 0.05}),
+    (losses.asymmetric_loss, torch_asymmetric, {"gamma_neg": 4.0, "gamma_pos": 1.0, "clip": 0.05}),
+    (losses.asymmetric_loss, torch_asymmetric, {"gamma_neg": 1.5, "gamma_pos": 0.5, "clip": 0.0}),
+    (losses.asymmetric_loss, torch_asymmetric, {"gamma_neg": 0.0, "gamma_pos": 0.0, "clip": 0.2}),
+    (losses.focal_loss, torch_focal, {"gamma": 2.0, "alpha": 0.0}),
+    (losses.focal_loss, torch_focal, {"gamma": 2.0, "alpha": 0.25}),
+]
+
+
+@pytest.mark.parametrize(("function", "oracle", "options"), SET_LOSSES)
+@given(seed=st.integers(0, 10_000))
+def test_losses_of_independent_labels_and_their_gradients_equal_torch(
+    function, oracle, options, seed
+):
+    rng = np.random.default_rng(seed)
+    logits = (4.0 * rng.normal(size=(3, 2, 5))).astype(np.float32)
+    truth = (rng.random(logits.shape) < 0.4).astype(np.float32)
+    x = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+    expected = oracle(x, torch.tensor(truth, dtype=torch.float64), **options)
+    expected.sum().backward()
+    loss, gradient = jax.value_and_grad(lambda x: function(x, truth, **options).sum())(logits)
+    np.testing.assert_allclose(function(logits, truth, **options), expected.detach(), rtol=1e-5)
+    np.testing.assert_allclose(loss, expected.sum().item(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, x.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("function", "options"), [(f, o) for f, _, o in SET_LOSSES])
+def test_losses_of_independent_labels_have_true_and_always_finite_gradients(function, options):
+    truth = jnp.array([[1.0, 0.0, 1.0, 0.0]])
+
+    def loss(x):
+        return function(x, truth, **options).sum()
+
+    for extreme in (0.0, 30.0, 200.0, 1e4):
+        for sign in (1.0, -1.0):
+            value, gradient = jax.value_and_grad(loss)(jnp.full((1, 4), sign * extreme))
+            assert jnp.isfinite(value) and jnp.isfinite(gradient).all(), (sign, extreme)
+    inner = jnp.array([[0.3, -0.4, -1.2, 1.1]])
+    check_grads(loss, (inner,), order=1, modes=["rev"], eps=1e-2, rtol=2e-2)
+
+
+def test_asymmetric_and_focal_loss_without_their_exponents_are_cross_entropy():
+    logits, truth, _ = random_steps(2)
+    expected = losses.binary_cross_entropy(logits[:, 0], truth)
+    plain = losses.asymmetric_loss(logits[:, 0], truth, gamma_neg=0.0, clip=0.0)
+    np.testing.assert_allclose(plain, expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.focal_loss(logits[:, 0], truth, gamma=0.0), expected, 1e-5)
+
+
+def test_a_wrong_label_below_the_clip_costs_nothing():
+    logits = jnp.log(jnp.array([[0.04 / 0.96, 0.06 / 0.94]]))
+    loss = losses.asymmetric_loss(logits, jnp.zeros((1, 2)), gamma_neg=2.0, clip=0.05)
+    np.testing.assert_allclose(loss, [-(0.01**2) * np.log(0.99)], rtol=1e-4)
+
+
 def test_smoothing_reaches_the_steps_of_a_sequence():
     logits, truth, emitted = random_steps(7, steps=1, end=1)
     unrolled = Unrolled(jnp.asarray(logits), jnp.asarray(emitted), None, None)
     parts = losses.parts(
-        None, unrolled, truth, RANK, loss="bce", order="rare_first", target="all", smoothing=0.4
-    )
+        None, unrolled, truth, RANK, map_loss=losses.focal_loss, step_loss=losses.focal_loss,
+        order="rare_first", target="all", smoothing=0.4,
+    )  # fmt: skip
     target = np.asarray(next_target("rare_first", logits[:, 0], truth > 0, RANK))
     # Nothing has left the pool, so the uniform part is torch's, over all classes and the end.
     oracle = torch.nn.functional.cross_entropy(
@@ -144,10 +291,37 @@ def test_smoothing_reaches_the_steps_of_a_sequence():
 
 
 def test_unknown_label_loss_is_refused():
-    with pytest.raises(ValueError, match="bce, softmax, warp"):
-        losses.label_loss("hinge", jnp.zeros((1, 2)), jnp.zeros((1, 2)))
+    with pytest.raises(ValueError, match="bce, asymmetric, focal, softmax, warp"):
+        losses.label_loss("hinge")
 
 
 def test_unknown_set_target_is_refused():
     with pytest.raises(ValueError, match="all, remaining"):
         losses.set_step_loss("some", jnp.zeros((1, 1, 2)), jnp.zeros((1, 1, 2), bool), jnp.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.binary_cross_entropy,
+        functools.partial(losses.focal_loss, gamma=2.0),
+        functools.partial(losses.asymmetric_loss, gamma_neg=4.0, clip=0.05),
+    ],
+    ids=["bce", "focal", "asymmetric"],
+)
+def test_the_best_constant_leaves_no_slope(loss):
+    share = 0.1
+    found = losses.best_constant(loss, share)
+
+    def mean(logit):
+        true, wrong = loss(logit[None], jnp.ones(1)), loss(logit[None], jnp.zeros(1))
+        return share * true + (1 - share) * wrong
+
+    logit = jnp.log(found) - jnp.log1p(-found)
+    around = [float(jax.grad(mean)(logit + offset)) for offset in (-0.02, 0.02)]
+    assert around[0] < 0 < around[1]
+
+
+def test_it_is_known_before_a_function_runs_that_is_being_compiled():
+    found = jax.jit(lambda: losses.best_constant(losses.binary_cross_entropy, 0.25))()
+    assert float(found) == pytest.approx(0.25, rel=0.01)

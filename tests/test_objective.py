@@ -3,16 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from attn_lstm import parallel
 from attn_lstm.config import resolve
+from attn_lstm.losses import focal_loss
 from attn_lstm.models.network import create_network
 from attn_lstm.objective import image_losses, loss_names
 from attn_lstm.prediction import emit_most_confident
 from attn_lstm.warp import expected_warp
 
 
-def losses_of(tiny_config, method, labels, **kwargs):
-    config = resolve(tiny_config(method, **{"decoder.dropout": 0.0}))
+def losses_of(tiny_config, method, labels, overrides=(), **kwargs):
+    config = resolve(tiny_config(method, **{"decoder.dropout": 0.0, **dict(overrides)}))
     network = create_network(config, num_labels=labels.shape[1])
     features = jax.random.normal(jax.random.key(0), (labels.shape[0], 4, 5))
     variables = network.init(jax.random.key(1), features, emit_most_confident, steps=1)
@@ -34,7 +37,75 @@ def test_warp_draws_in_training_and_reports_the_mean_in_evaluation(tiny_config):
     assert not np.array_equal(drawn[0]["map"], drawn[2]["map"])
 
 
+def test_a_random_order_is_drawn_in_training_and_that_of_the_frequencies_in_evaluation(tiny_config):
+    labels = jnp.ones((8, 6))
+
+    def step_loss(method, **kwargs):
+        return losses_of(tiny_config, method, labels, **kwargs)[1]["step"]
+
+    np.testing.assert_array_equal(step_loss("random_order"), step_loss("frequent_first"))
+    drawn = [
+        step_loss("random_order", train=True, rngs={"dropout": jax.random.key(key)})
+        for key in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
+def test_the_losses_of_m_map_and_of_the_steps_are_chosen_apart(tiny_config):
+    labels = jnp.eye(6)
+    overrides = {"loss": "focal", "focal.gamma": 1.0, "decoder.loss": "asymmetric"}
+    logits, parts = losses_of(tiny_config, "order_free", labels, overrides)
+    np.testing.assert_allclose(parts["map"], focal_loss(logits, labels, gamma=1.0), rtol=1e-6)
+    _, plain = losses_of(tiny_config, "order_free", labels)
+    assert (parts["step"] < plain["step"]).all()
+    without_exponents = {**overrides, "asymmetric.gamma_neg": 0.0, "asymmetric.clip": 0.0}
+    _, parts = losses_of(tiny_config, "order_free", labels, without_exponents)
+    # Labels start where the loss is at rest, which is found to a hundredth of log odds.
+    np.testing.assert_allclose(parts["step"], plain["step"], rtol=0.01)
+
+
 def test_cnn_rnn_has_no_loss_of_m_map(tiny_config):
     logits, parts = losses_of(tiny_config, "cnn_rnn", jnp.eye(6))
     assert logits is None
     assert (parts["step"] > 0).all()
+
+
+@pytest.mark.parametrize("method", ["query2label", "ml_decoder", "csra", "order_free_plus"])
+def test_four_devices_have_the_losses_and_gradients_of_one(tiny_config, method):
+    """Dropout included: on the features of all, in the layers of transformers and decoder."""
+    config = resolve(tiny_config(method, **{"decoder.feature_dropout": 0.3, "set_head.layers": 1}))
+    network = create_network(config, num_labels=3, axis_name=parallel.AXIS)
+    batch = (
+        jax.random.normal(jax.random.key(0), (8, 9, 5)),
+        (jax.random.uniform(jax.random.key(1), (8, 3)) < 0.5).astype(jnp.float32),
+    )
+    variables = create_network(config, num_labels=3).init(
+        jax.random.key(2), batch[0], emit_most_confident, steps=1
+    )
+
+    def step(params, batch):
+        def loss(params):
+            parts, _ = image_losses(
+                config, network, {"params": params}, *batch, jnp.arange(3), train=True,
+                rngs={"dropout": jax.random.key(3)},
+            )  # fmt: skip
+            assert tuple(parts) == loss_names(config)
+            return sum(part.sum() for part in parts.values())
+
+        return jax.lax.psum(jax.value_and_grad(loss)(params), parallel.AXIS)
+
+    one, four = (
+        parallel.map_over_devices(
+            step, parallel.make_mesh(jax.devices()[:devices]),
+            in_specs=(parallel.REPLICATED, parallel.SPLIT), out_specs=parallel.REPLICATED,
+        )(variables["params"], batch)
+        for devices in (1, 4)
+    )  # fmt: skip
+    for first, other in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        assert jnp.isfinite(first).all()
+        np.testing.assert_allclose(first, other, rtol=1e-4, atol=1e-5)
+
+
+def test_knn_minimises_nothing(tiny_config):
+    assert losses_of(tiny_config, "knn", jnp.eye(6)) == (None, {})

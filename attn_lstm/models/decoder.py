@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from attn_lstm.models.attention import Attention
 from attn_lstm.models.dropout import RowDropout
+from attn_lstm.models.initializers import label_prior
+
+QUERIES = ("state", "state_and_probabilities")
 
 # Maps a step's logits and the labels emitted before it, bool[B,C], to the label int32[B] emitted.
 Choice = Callable[[jax.Array, jax.Array], jax.Array]
@@ -42,7 +45,7 @@ class DecoderState:
 class Unrolled:
     """All steps of one pass over a batch."""
 
-    logits: jax.Array  # float32[B,T,C], or C+1 with an end token, last
+    logits: jax.Array  # float32[B,T,C], or C+1 with an end token or a learned stop, last
     emitted: jax.Array  # bool[B,T,C], labels that had left the pool before each step
     labels: jax.Array  # int32[B,T], label emitted by each step
     attention: jax.Array | None  # float32[B,T,K]; None for a decoder that looks nowhere
@@ -54,7 +57,7 @@ class SequenceDecoder(nn.Module):
     A subclass has `num_labels` (C), `end_token` and two methods:
     `start(features float[B,K,D], probabilities float32[B,C] | None) -> (memory, state)`, of which
     no step changes the memory, and `step(memory, state, train) -> (state, logits float32[B,C],
-    attention float32[B,K] | None)`, with logits of C+1 entries where a token ends the sequence.
+    attention float32[B,K] | None)`, with logits of C+1 entries where the sequence ends by itself.
     The state has `emitted bool[B,C]` and `emit(label int32[B]) -> state`.
     """
 
@@ -98,36 +101,57 @@ class Decoder(SequenceDecoder):
       num_labels: C.
       hidden: LSTM units H.
       attention: units of the attention's score layer.
+      heads: of the attention.
+      query: what the attention is asked with: 'state' (h_{t-1}), or 'state_and_probabilities'
+        (p_{t-1} with it, by a matrix of its own).
       use_attention: False puts the mean feature in the place of the context at every step.
       initial_state: 'mean' (a linear layer each for h_0 and c_0 on the mean feature) or 'zeros'.
       end_token: adds one class that ends a sequence; probabilities are then a softmax over the
         pool and that class, else a sigmoid a label.
+      learned_stop: without an end token: adds the logit of ending before the label of this step.
       dropout: rate on the LSTM's output.
       dtype: compute type; state and probabilities are float32.
       axis_name: mapped axis over which the batch is split.
+      prior: probability at which independent labels start, as in `initializers.label_prior`.
     """
 
     num_labels: int
     hidden: int
     attention: int
+    heads: int = 1
+    query: str = "state"
     use_attention: bool = True
     initial_state: str = "mean"
     end_token: bool = False
+    learned_stop: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    prior: float | None = None
 
     def setup(self) -> None:
         if self.initial_state not in ("mean", "zeros"):
             raise ValueError(f"unknown initial_state {self.initial_state!r}: mean or zeros")
+        if self.query not in QUERIES:
+            raise ValueError(f"unknown query {self.query!r}: {' or '.join(QUERIES)}")
         if self.use_attention:
-            self.attend = Attention(self.attention, self.dtype)
+            self.attend = Attention(self.attention, self.heads, self.dtype)
         if self.initial_state == "mean":
             self.initial_c = nn.Dense(self.hidden, dtype=self.dtype)
             self.initial_h = nn.Dense(self.hidden, dtype=self.dtype)
         self.lstm = nn.OptimizedLSTMCell(self.hidden, dtype=self.dtype)
         self.drop = RowDropout(self.dropout, self.axis_name)
-        self.head = nn.Dense(self.num_labels + self.end_token, dtype=self.dtype)
+        self.head = nn.Dense(
+            self.num_labels + self.end_token,
+            dtype=self.dtype,
+            bias_init=(
+                nn.initializers.zeros
+                if self.end_token
+                else label_prior(self.num_labels, self.prior)
+            ),
+        )
+        if self.learned_stop:
+            self.stop = nn.Dense(1, dtype=self.dtype)
 
     def start(self, features: jax.Array, probabilities: jax.Array) -> tuple[Memory, DecoderState]:
         """Before the first step.
@@ -148,17 +172,21 @@ class Decoder(SequenceDecoder):
 
     def step(
         self, memory: Memory, state: DecoderState, train: bool = False
-    ) -> tuple[DecoderState, jax.Array, jax.Array]:
+    ) -> tuple[DecoderState, jax.Array, jax.Array | None]:
         """One step: looks, updates the LSTM, predicts; the caller chooses what to `emit`.
 
         Returns:
-          the next state, logits float32[B,C] (C+1 with an end token), attention float32[B,K].
+          the next state, logits float32[B,C] (C+1 with an end token or a learned stop, last),
+          attention float32[B,K], or None where there is none to pay.
         """
         if self.use_attention:
-            context, weights = self.attend(memory.features, memory.keys, state.cell[1])
+            query = state.cell[1]
+            if self.query == "state_and_probabilities":
+                # One matrix on both is W_h h + W_p p.
+                query = jnp.concatenate([query, state.probabilities], axis=-1)
+            context, weights = self.attend(memory.features, memory.keys, query)
         else:
-            batch, regions, _ = memory.features.shape
-            context, weights = memory.mean, jnp.full((batch, regions), 1.0 / regions)
+            context, weights = memory.mean, None
         x = jnp.concatenate(
             [
                 state.probabilities.astype(self.dtype),
@@ -169,12 +197,23 @@ class Decoder(SequenceDecoder):
         )
         cell, output = self.lstm(state.cell, x)
         cell = jax.tree.map(lambda s: s.astype(jnp.float32), cell)
-        logits = self.head(self.drop(output, train)).astype(jnp.float32)
-        return (
-            state.replace(cell=cell, probabilities=self._probabilities(logits, state.emitted)),
-            logits,
-            weights,
-        )
+        output = self.drop(output, train)
+        logits = self.head(output).astype(jnp.float32)
+        state = state.replace(cell=cell, probabilities=self._probabilities(logits, state.emitted))
+        if self.learned_stop:
+            stop = self._stop(output, logits, state.emitted)
+            logits = jnp.concatenate([logits, stop], axis=-1)
+        return state, logits, weights
+
+    def _stop(self, output: jax.Array, logits: jax.Array, emitted: jax.Array) -> jax.Array:
+        """Logit of ending: float32[B,1].
+
+        It sees the logit of the pool's best label too, so that a threshold on the step's
+        probability is one of the rules that it can learn; it does not teach that label.
+        """
+        best = jnp.where(emitted, -jnp.inf, logits).max(axis=-1, keepdims=True)
+        best = jax.lax.stop_gradient(jnp.where(emitted.all(axis=-1, keepdims=True), 0.0, best))
+        return self.stop(jnp.concatenate([output, best], axis=-1)).astype(jnp.float32)
 
     def _probabilities(self, logits: jax.Array, emitted: jax.Array) -> jax.Array:
         if self.end_token:
@@ -195,12 +234,20 @@ def label_log_probs(
     """Log-probabilities of the pool's labels and of ending, for the search.
 
     Args:
-      logits: float32[...,C], or C+1 with an end token, last; emitted: bool[...,C].
+      logits: float32[...,C], or C+1 with an end token or a learned stop, last.
+      emitted: bool[...,C].
+      end_token: the last logit is a class of the softmax beside the labels; else one beyond C is
+        that of a learned stop, and a label's probability includes that of going on.
 
     Returns:
-      float32[...,C], -inf for emitted labels, and float32[...] or None without an end token.
+      float32[...,C], -inf for emitted labels, and float32[...] or None where nothing ends by
+      itself.
     """
     if end_token:
         both = pool_log_softmax(logits, emitted)
         return both[..., :-1], both[..., -1]
-    return jnp.where(emitted, -jnp.inf, jax.nn.log_sigmoid(logits)), None
+    labels, stop = jnp.split(logits, [emitted.shape[-1]], axis=-1)
+    log_probs = jnp.where(emitted, -jnp.inf, jax.nn.log_sigmoid(labels))
+    if not stop.shape[-1]:
+        return log_probs, None
+    return log_probs + jax.nn.log_sigmoid(-stop), jax.nn.log_sigmoid(stop[..., 0])

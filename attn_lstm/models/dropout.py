@@ -27,10 +27,12 @@ class RowDropout(nn.Module):
     Attributes:
       rate: share of entries set to zero.
       axis_name: mapped axis over which the batch is split, None outside of a mapped step.
+      shared: axes of x along which the mask is the same, none of them the first.
     """
 
     rate: float
     axis_name: str | None = None
+    shared: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -38,5 +40,6 @@ class RowDropout(nn.Module):
         if not train or self.rate == 0.0:
             return x
         keys = row_keys(self.make_rng("dropout"), x.shape[0], self.axis_name)
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]))(keys)
+        shape = [1 if axis in self.shared else size for axis, size in enumerate(x.shape)][1:]
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.rate, shape))(keys)
         return jnp.where(keep, x / (1.0 - self.rate), 0.0).astype(x.dtype)

@@ -12,7 +12,7 @@ from attn_lstm.config import resolve
 from attn_lstm.models.cnn_rnn import CnnRnn
 from attn_lstm.models.network import create_network
 from attn_lstm.objective import training_choice
-from attn_lstm.prediction import emit_most_confident, predict
+from attn_lstm.prediction import emit_most_confident, observe, predict
 
 BATCH, REGIONS, WIDTH, LABELS = 3, 4, 5, 6
 
@@ -100,15 +100,14 @@ def best_path(params, image, num_labels):
 
 
 def test_a_wide_search_finds_the_best_of_all_paths(tiny_config):
-    config = resolve(tiny_config("cnn_rnn"))
+    # There are 6 orders of 3 labels.
+    config = resolve(tiny_config("cnn_rnn", **{"search.beam_size": 6, "decoder.max_labels": 3}))
     network = create_network(config, num_labels=3)
     images = jax.random.randint(jax.random.key(0), (6, 32, 32, 3), 0, 256).astype(jnp.uint8)
     variables = network.init(jax.random.key(3), images, emit_most_confident, steps=3)
     features = jax.random.normal(jax.random.key(4), (6, 16, 128)) * 4
-    prediction = predict(
-        network, variables, features, config.search.threshold, max_labels=3,
-        beam_size=6, stop=config.search.stop,  # there are 6 orders of 3 labels
-    )  # fmt: skip
+    seen = observe(config, network, variables, features)
+    prediction = predict(config, network, variables, seen, config.search.threshold)
     for image in range(6):
         path = best_path(variables["params"]["decoder"], features[image].mean(axis=0), 3)
         np.testing.assert_array_equal(prediction.sequence[image], [*path, *[-1] * (3 - len(path))])

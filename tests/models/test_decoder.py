@@ -27,8 +27,8 @@ def unrolled(decoder, inputs, steps=LABELS, **kwargs):
     return variables, out
 
 
-def torch_pass(params, features, probabilities, use_attention, initial_state, steps):
-    """The equations of the paper's loop over steps, in torch."""
+def torch_pass(params, features, probabilities, steps, use_attention=True, initial_state="mean"):
+    """The equations of the paper's loop over steps, in torch, and of what goes beyond the paper."""
     p = jax.tree.map(lambda x: torch.tensor(np.asarray(x)), params)
     v, prob = torch.tensor(np.asarray(features)), torch.tensor(np.asarray(probabilities))
 
@@ -40,7 +40,8 @@ def torch_pass(params, features, probabilities, use_attention, initial_state, st
         c, h = dense("initial_c", v.mean(1)), dense("initial_h", v.mean(1))
     else:
         c = h = torch.zeros(len(v), hidden)
-    cell = torch.nn.LSTMCell(2 * LABELS + WIDTH, hidden)
+    heads = p["attend"]["score"]["kernel"].shape[1] if use_attention else 1
+    cell = torch.nn.LSTMCell(2 * LABELS + heads * WIDTH, hidden)
     with torch.no_grad():
         cell.weight_ih.copy_(torch.cat([p["lstm"][f"i{g}"]["kernel"].T for g in "ifgo"]))
         cell.weight_hh.copy_(torch.cat([p["lstm"][f"h{g}"]["kernel"].T for g in "ifgo"]))
@@ -51,20 +52,25 @@ def torch_pass(params, features, probabilities, use_attention, initial_state, st
     for _ in range(steps):
         if use_attention:
             a = {k: x for k, x in p["attend"].items()}
+            asked = a["project_query"]["kernel"]
+            query = h @ asked[:hidden]
+            if len(asked) > hidden:
+                query = query + prob @ asked[hidden:]
             e = torch.tanh(
-                v @ a["project_features"]["kernel"]
-                + a["project_features"]["bias"]
-                + (h @ a["project_query"]["kernel"])[:, None]
+                v @ a["project_features"]["kernel"] + a["project_features"]["bias"] + query[:, None]
             )
             alpha = torch.softmax(e @ a["score"]["kernel"], dim=1)
-            z = (alpha * v).sum(1)
+            z = torch.cat([(alpha[..., [n]] * v).sum(1) for n in range(heads)], dim=1)
         else:
             z = v.mean(1)
         h, c = cell(torch.cat([prob, z, emitted], dim=1), (h, c))
         out = dense("head", h)
         prob = torch.sigmoid(out)
-        label = torch.where(emitted > 0, -torch.inf, out).argmax(1)
+        pool = torch.where(emitted > 0, -torch.inf, out)
+        label = pool.argmax(1)
         emitted = emitted + torch.nn.functional.one_hot(label, LABELS)
+        if "stop" in p:
+            out = torch.cat([out, dense("stop", torch.cat([h, pool.amax(1, True)], 1))], 1)
         logits.append(out)
         labels.append(label)
     return torch.stack(logits, 1).detach().numpy(), torch.stack(labels, 1).numpy()
@@ -77,9 +83,45 @@ def test_unrolled_decoder_equals_torch(inputs, use_attention, initial_state):
         LABELS, hidden=8, attention=7, use_attention=use_attention, initial_state=initial_state
     )
     variables, out = unrolled(decoder, inputs)
-    logits, labels = torch_pass(variables["params"], *inputs, use_attention, initial_state, LABELS)
+    logits, labels = torch_pass(variables["params"], *inputs, LABELS, use_attention, initial_state)
     np.testing.assert_allclose(out.logits, logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(out.labels, labels)
+    assert (out.attention is not None) == use_attention
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"heads": 3}, {"query": "state_and_probabilities"}, {"learned_stop": True},
+     {"heads": 2, "query": "state_and_probabilities", "learned_stop": True}],
+)  # fmt: skip
+def test_what_is_beyond_the_paper_equals_torch_too(inputs, fields):
+    variables, out = unrolled(Decoder(LABELS, hidden=8, attention=7, **fields), inputs)
+    logits, labels = torch_pass(variables["params"], *inputs, LABELS)
+    np.testing.assert_allclose(out.logits, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(out.labels, labels)
+    assert out.logits.shape[-1] == LABELS + fields.get("learned_stop", False)
+    assert out.attention.shape == (BATCH, LABELS, REGIONS)
+    np.testing.assert_allclose(out.attention.sum(-1), 1.0, rtol=1e-5)
+
+
+def test_the_learned_stop_teaches_no_label(inputs):
+    decoder = Decoder(LABELS, hidden=8, attention=7, learned_stop=True)
+    variables, _ = unrolled(decoder, inputs)
+
+    def first_stop(params):
+        out = decoder.apply({"params": params}, *inputs, emit_most_confident, 1, method="unroll")
+        return out.logits[:, 0, LABELS].sum()
+
+    gradients = jax.grad(first_stop)(variables["params"])
+    assert not any(g.any() for g in jax.tree.leaves(gradients["head"]))
+    for name in ("stop", "lstm"):
+        assert any(g.any() for g in jax.tree.leaves(gradients[name]))
+
+
+def test_when_all_labels_are_gone_the_stop_is_still_a_number(inputs):
+    decoder = Decoder(LABELS, hidden=8, attention=7, learned_stop=True)
+    _, out = unrolled(decoder, inputs, steps=LABELS + 2)
+    assert jnp.isfinite(out.logits).all()
 
 
 @pytest.mark.parametrize("end_token", [True, False])
@@ -120,6 +162,21 @@ def test_dropout_needs_training_and_changes_the_steps(inputs):
 def test_unknown_initial_state_names_the_choices(inputs):
     with pytest.raises(ValueError, match="mean or zeros"):
         unrolled(Decoder(LABELS, hidden=8, attention=7, initial_state="random"), inputs)
+
+
+def test_unknown_query_names_the_choices(inputs):
+    with pytest.raises(ValueError, match="state or state_and_probabilities"):
+        unrolled(Decoder(LABELS, hidden=8, attention=7, query="labels"), inputs)
+
+
+def test_a_learned_stop_shares_every_step_with_going_on():
+    logits = jnp.array([[1.0, 2.0, 0.5]])
+    emitted = jnp.array([[False, True]])
+    log_probs, end = label_log_probs(logits, emitted, end_token=False)
+    stop = 1 / (1 + np.exp(-0.5))
+    label = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(jnp.exp(log_probs), [[(1 - stop) * label, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(end), [stop], rtol=1e-6)
 
 
 def test_pool_softmax_leaves_out_emitted_labels():

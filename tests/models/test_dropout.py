@@ -31,3 +31,11 @@ def test_rate_scale_and_independent_rows():
 def test_nothing_is_dropped_outside_of_training():
     x = jnp.ones((2, 3))
     np.testing.assert_array_equal(RowDropout(0.4).apply({}, x, train=False), x)
+
+
+def test_a_shared_axis_has_one_mask():
+    module = RowDropout(0.4, shared=(1,))
+    y = module.apply({}, jnp.ones((8, 5, 64)), train=True, rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_array_equal(y, jnp.broadcast_to(y[:, :1], y.shape))
+    assert 0 < float((y == 0).mean()) < 1
+    assert not np.array_equal(y[0], y[1])

@@ -91,6 +91,31 @@ def test_training_normalises_with_the_batch_and_updates_the_statistics_as_pytorc
         np.testing.assert_allclose(unbiased, norm.running_var, rtol=1e-3)
 
 
+@pytest.mark.parametrize("train", [True, False], ids=["of the batch", "running"])
+def test_gradients_equal_pytorchs(train):
+    # In float64: in float32 rounding can put a value on the other side of a ReLU's kink.
+    model = random_resnet(18).double()
+    variables = flax_variables(model)
+    x, weights = images(4, 64, 64, 3).astype(float), images(4, 2, 2, 512).astype(float)
+    network = ResNet(18, dtype=jnp.float64)
+
+    def total(params: dict) -> jax.Array:
+        y, _ = network.apply({**variables, "params": params}, x, train, mutable=["batch_stats"])
+        return (y * weights).sum()
+
+    with jax.enable_x64(True):
+        ours = jax.device_get(jax.jit(jax.grad(total))(variables["params"]))
+    y = model.train(train)(torch.from_numpy(x).permute(0, 3, 1, 2))
+    (y.permute(0, 2, 3, 1) * torch.from_numpy(weights)).sum().backward()
+    for module in model.modules():  # the gradients in the place of the parameters
+        for parameter in module.parameters(recurse=False):
+            parameter.data = torch.zeros(()) if parameter.grad is None else parameter.grad
+    theirs = flax_variables(model)["params"]
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    errors = jax.tree.map(relative_error, ours, theirs)
+    assert max(jax.tree.leaves(errors)) < 1e-9
+
+
 def test_evaluation_leaves_the_statistics_alone():
     variables = flax_variables(random_resnet(18))
     _, updated = ResNet(18).apply(variables, images(2, 64, 64, 3), mutable=["batch_stats"])
