@@ -2,25 +2,28 @@
 
     python train.py --config=configs/digits.py:order_free --workdir=runs/digits
 
-Every field of the config can be overridden: --config.train.steps=500. Exit codes: 0 done, 2 a
-mistake in flags, config or files, 75 stopped by a signal after saving (start again to go on).
+Behind the colon stands the row of the tables; a name that is none lists them all. Every field of
+the config can be overridden: --config.train.steps=500. Several processes train as one:
+--coordinator_address=HOST:PORT --num_processes=N --process_id=I, or on a cluster that says all that
+itself (SLURM, TPU pod, Open MPI) --distributed. tensorboard --logdir=WORKDIR shows curves, a few
+validation images with their attention, and the table of the runs. Exit codes: 0 done, 2 a mistake
+in flags, config or files, or numbers that are not finite, 69 another process was lost, 75 stopped
+by a signal after saving (start again to go on).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from attn_lstm import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; made when missing")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; made when missing (required)")
 flags.mark_flag_as_required("workdir")
 
 
-def _define_flags(_: Sequence[str]) -> None:
-    config_flags.DEFINE_config_file("config", None, "config file, with ':method' behind it")
-    flags.mark_flag_as_required("config")
+def _define_flags(argv: Sequence[str]) -> None:
+    cli.define_config_file(argv, "config file, with ':row' behind it (required)")
 
 
 def main() -> int:
@@ -33,4 +36,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, _define_flags)
+    cli.run(main, _define_flags, distributed=True, keeps_sigterm=True)

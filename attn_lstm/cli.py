@@ -1,20 +1,39 @@
 """What the entry points share: flags, exit codes and one clear line for a mistake."""
 
 import re
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from attn_lstm import workdir
+from attn_lstm.compilation import keep_compiled
+from attn_lstm.config import find_mistakes, flatten, unknown_field
 from attn_lstm.errors import UserError
 
-DONE, MISTAKE, STOPPED = 0, 2, 75
+# What ml_collections raises for a file that is no config, for unknown fields and other types.
+_CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
+
+# LOST: another process of the run; EX_UNAVAILABLE of sysexits.h. STOPPED: EX_TEMPFAIL.
+DONE, MISTAKE, LOST, STOPPED = 0, 2, 69, 75
+
+_OVERRIDE = "another value for a field of configs/common.py"
+_HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 
 
-def run(main: Callable[[], int], define_flags: Callable[[Sequence[str]], None]) -> None:
+def run(
+    main: Callable[..., int],
+    define_flags: Callable[[Sequence[str]], None],
+    *,
+    positional: bool = False,
+    distributed: bool = False,
+    keeps_sigterm: bool = False,
+) -> None:
     """Defines and parses the flags, calls `main`, and exits with its code.
 
     A `UserError`, and any mistake in the flags or the config file, ends with one line on stderr
@@ -23,11 +42,21 @@ def run(main: Callable[[], int], define_flags: Callable[[Sequence[str]], None]) 
     Args:
       main: does the work; returns an exit code.
       define_flags: called with the raw arguments before they are parsed.
+      positional: `main` takes the arguments that are no flags, list[str]; they may stand before
+        and between flags. Otherwise there may be none.
+      distributed: several processes may be one run; the flags for that are defined here.
+      keeps_sigterm: of several processes, `main` asks JAX's runtime about SIGTERM.
     """
+    flags.FLAGS.set_gnu_getopt(True)
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
+            if distributed:
+                _define_process_flags()
             define_flags(argv)
+            if not {*_HELP}.isdisjoint(argv):
+                print(_help(argv[0]))
+                sys.exit(DONE)
             rest = flags.FLAGS(argv)
             if "config" in flags.FLAGS:
                 dict(flags.FLAGS.config)  # a file that did not load says so only when it is used
@@ -36,17 +65,21 @@ def run(main: Callable[[], int], define_flags: Callable[[Sequence[str]], None]) 
             _fail(str(error))
         except (flags.Error, OSError, ImportError, SyntaxError) as error:
             _fail(" ".join(str(error).split()))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            # What ml_collections raises for unknown fields and for values of another type.
-            _fail(_unknown_field(argv, str(error)) or " ".join(str(error).split()))
+        except _CONFIG_ERRORS as error:
+            _fail(" ".join(str(error).split()))
         raise AssertionError("unreachable")
 
     def guarded(argv: Sequence[str]) -> int:
         logging.set_verbosity(logging.WARNING)
-        if len(argv) > 1:
+        if len(argv) > 1 and not positional:
             _fail(f"unexpected argument {argv[1]!r}: flags are written --name=value")
         try:
-            return main()
+            if distributed and _connect(keeps_sigterm):
+                from attn_lstm import distributed as processes
+
+                return processes.run(main)
+            keep_compiled()  # of several processes the user decides: they may share the folder
+            return main(argv[1:]) if positional else main()
         except UserError as error:
             _fail(str(error))
             raise AssertionError("unreachable") from None
@@ -54,38 +87,144 @@ def run(main: Callable[[], int], define_flags: Callable[[Sequence[str]], None]) 
     app.run(guarded, flags_parser=parse)
 
 
+def define_config_file(argv: Sequence[str], help_string: str, *, one_row: bool = True) -> None:
+    """Defines `--config` as a config file, so that `--config.FIELD=VALUE` changes it.
+
+    Args:
+      argv: the raw arguments.
+      help_string: of the flag.
+      one_row: what it holds is trained as it is; else other rows of the file are, too.
+
+    Raises:
+      UserError: what is wrong with the fields that are changed, and then of one row with all.
+    """
+    config_flags.DEFINE_config_file("config", None, help_string)
+    flags.mark_flag_as_required("config")
+    if path := _last_value(argv, "config"):
+        config = flags.FLAGS["config"].parser.parse(path)
+        if isinstance(config, ml_collections.ConfigDict):  # else parsing says what is wrong
+            _check_overrides(config, argv, one_row)
+
+
 def define_workdir_config(argv: Sequence[str]) -> None:
     """Defines `--config` on the config of `--workdir`, so that `--config.FIELD=VALUE` changes it.
 
     Raises:
-      UserError: no `--workdir`, or it holds no run.
+      UserError: no `--workdir`, or it holds no run; or as `define_config_file`.
     """
-    given = [re.fullmatch(r"--?workdir(?:=(.*))?", arg) for arg in argv]
-    values = [
-        match[1] if match[1] is not None else (argv[i + 1] if i + 1 < len(argv) else "")
-        for i, match in enumerate(given)
-        if match
-    ]
-    if any(arg in ("--help", "-h", "--helpfull", "--helpshort") for arg in argv):
+    if not {*_HELP, "--helpfull"}.isdisjoint(argv):
         return
-    if not values or not values[-1]:
+    directory = _last_value(argv, "workdir")
+    if not directory:
         raise UserError("--workdir is missing: give the work directory of a run")
-    config = workdir.load_config(Path(values[-1]))
+    config = workdir.load_config(Path(directory))
+    _check_overrides(config, argv, True)
     config_flags.DEFINE_config_dict("config", config, "fields of the run's config to override")
 
 
-def _unknown_field(argv: Sequence[str], message: str) -> str | None:
-    """What to say when ml_collections does not find a field that `--config.FIELD` names."""
-    message = message.replace("\\", "")
-    for arg in argv:
-        given = re.match(r"--?(config\.[\w.]+)", arg)
-        wrong = [part for part in given[1].split(".") if f"'{part}'" in message] if given else []
-        if wrong:
-            near = re.search(r'Did you mean "(\w+)"', message)
-            right = given[1].replace(wrong[0], near[1]) if near else ""
-            advice = f"did you mean {right}?" if near else "see configs/common.py"
-            return f"unknown config field {given[1]}; {advice}"
-    return None
+def _last_value(argv: Sequence[str], name: str) -> str | None:
+    """Of --NAME=VALUE or --NAME VALUE."""
+    value = None
+    for arg, behind in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.fullmatch(rf"--?{name}(?:=(.*))?", arg, re.S):
+            value = behind if match[1] is None else match[1]
+    return value
+
+
+def _check_overrides(config: ml_collections.ConfigDict, argv: Sequence[str], one_row: bool) -> None:
+    """Raises `UserError` for all of --config.FIELD=VALUE at once; the library stops at the first.
+
+    Where one is wrong and the config is that of `one_row`, its other mistakes are named as well.
+    """
+    changed = ml_collections.ConfigDict(config)
+    mistakes = []
+    for name, args in _overrides(argv):
+        if not any(field == name or field.startswith(f"{name}.") for field, _ in flatten(config)):
+            mistakes.append(unknown_field(name))
+            continue
+        own = flags.FlagValues()
+        try:
+            config_flags.DEFINE_config_dict("config", changed, flag_values=own, sys_argv=args)
+            own([argv[0], *args])
+        except (flags.Error, *_CONFIG_ERRORS) as error:
+            mistakes.append(" ".join(str(error).split()))
+    if mistakes:
+        if one_row:
+            mistakes += find_mistakes(changed, devices=1)
+        raise UserError("; ".join(mistakes))
+
+
+def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The fields that are given, each with its one or two arguments."""
+    for arg, behind in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.match(r"--?(?:no)?config\.([^=]+)(=?)", arg):
+            yield match[1], [arg] if match[2] or behind.startswith("--") else [arg, behind]
+
+
+def _help(script: str) -> str:
+    """The script's docstring, then its flags in the order in which they are defined."""
+    own, shared = (flags.FLAGS.get_flags_for_module(module) for module in (script, __name__))
+    groups = {
+        "Flags": [*map(_described, own), ("--config.FIELD=VALUE", _OVERRIDE)],
+        "Of several processes": [_described(flag) for flag in shared],
+    }
+    width = min(shutil.get_terminal_size().columns, 100)
+    column = 4 + max(len(name) for group in groups.values() for name, _ in group)
+    parts = [sys.modules["__main__"].__doc__.strip()]
+    for title, group in groups.items():
+        lines = (
+            textwrap.fill(f"  {name:{column - 2}}{text}", width, subsequent_indent=" " * column)
+            for name, text in group
+        )
+        parts += ["\n".join([f"{title}:", *lines])] if group else []
+    return "\n\n".join([*parts, "--helpfull lists the flags of libraries too."])
+
+
+def _described(flag: flags.Flag) -> tuple[str, str]:
+    """A flag's name, and what it is for."""
+    default = "" if flag.default in (None, False, 0, []) else f" (default: {flag.default})"
+    return f"--{flag.name}", flag.help + default
+
+
+def _define_process_flags() -> None:
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first, the same to all")
+    flags.DEFINE_integer("num_processes", None, "how many they are", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0)
+    flags.DEFINE_bool(
+        "distributed", False, "in the place of these three: the cluster's environment tells them"
+    )
+
+
+def _connect(keeps_sigterm: bool) -> bool:
+    """Connects this process with others where the flags ask for it; returns whether they do.
+
+    Raises:
+      UserError: a mistake in the flags, or no connection.
+    """
+    names = ("coordinator_address", "num_processes", "process_id")
+    given = {name: flags.FLAGS[name].value for name in names}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if flags.FLAGS["distributed"].value:
+        if len(missing) < len(names):
+            raise UserError(
+                "--distributed asks the cluster: leave out --coordinator_address, --num_processes "
+                "and --process_id, or give these alone"
+            )
+    elif len(missing) == len(names):
+        return False
+    elif missing:
+        raise UserError(f"{' and '.join(missing)} missing: the three flags belong together")
+    elif not re.fullmatch(r".+:\d{1,5}", given["coordinator_address"]):
+        raise UserError(f"--coordinator_address={given['coordinator_address']}: give HOST:PORT")
+    elif given["process_id"] >= given["num_processes"]:
+        raise UserError(
+            f"--process_id={given['process_id']} is not below --num_processes="
+            f"{given['num_processes']}: count from 0"
+        )
+    from attn_lstm import distributed
+
+    distributed.start(*given.values(), keeps_sigterm=keeps_sigterm)
+    return True
 
 
 def _fail(message: str) -> None:

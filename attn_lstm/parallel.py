@@ -1,18 +1,24 @@
-"""One mesh over all devices of all hosts, and steps mapped over it."""
+"""One mesh over all devices of all hosts, steps mapped over it, and what hosts agree on."""
 
 import collections
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from attn_lstm.errors import UserError
 
 AXIS = "batch"
 SPLIT = PartitionSpec(AXIS)
 SPLIT_SECOND = PartitionSpec(None, AXIS)
 REPLICATED = PartitionSpec()
+
+_MESSAGE_BYTES = 2048
 
 PyTree = Any
 
@@ -74,6 +80,61 @@ def gather(tree: PyTree) -> PyTree:
     """Global arrays, split over hosts or not, as NumPy arrays on every host."""
     if jax.process_count() == 1:
         return jax.tree.map(np.asarray, jax.device_get(tree))
-    from jax.experimental import multihost_utils
-
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+    """A block that hosts leave together: all of them with an error, if one of them has one.
+
+    So no host waits for another that has ended. What one of them writes in the block is there for
+    all when they leave it. Inside, hosts must not wait for each other.
+
+    Raises:
+      UserError: where the block raises it, as it is; on other hosts with the number of that process
+        before it.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    own = None
+    try:
+        yield
+    except UserError as error:
+        own = error
+    messages = _exchange(str(own) if own else "")
+    if own:
+        raise own
+    for index, message in enumerate(messages):
+        if message:
+            raise UserError(f"process {index} of {len(messages)}: {message}")
+
+
+def check_same(values: dict[str, str]) -> None:
+    """Compares values, by the names they have for users, with those of the first host.
+
+    Raises:
+      UserError: on all hosts, if one of them differs.
+    """
+    if jax.process_count() == 1:
+        return
+    first, *others = [text.split("\n") for text in _exchange("\n".join(values.values()))]
+    for index, other in enumerate(others, 1):
+        for name, there, here in zip(values, first, other, strict=True):
+            if there != here:
+                raise UserError(
+                    f"process {index} has another {name} than process 0: start all of them with "
+                    "the same flags and the same data"
+                )
+
+
+def from_first_host(value: bool) -> bool:
+    """The first host's value, on every host."""
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def _exchange(text: str) -> list[str]:
+    """The texts of all hosts, cut off behind some length, in the order of their processes."""
+    encoded = text.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
+    rows = multihost_utils.process_allgather(np.frombuffer(encoded, np.uint8))
+    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]

@@ -1,9 +1,10 @@
 """The run: batch → step → log → save → validate, until the last step."""
 
+import contextlib
 import functools
-import signal
-import threading
-from collections.abc import Callable
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +14,26 @@ import ml_collections
 from jax.sharding import Mesh
 
 from attn_lstm import inference, parallel, results, weights, workdir
-from attn_lstm.config import resolve, validate
+from attn_lstm.config import PLACES, flatten, resolve, validate
 from attn_lstm.data import load_split
-from attn_lstm.data.split import Split
+from attn_lstm.data.split import Batch, Split
+from attn_lstm.data.statistics import label_statistics
+from attn_lstm.errors import UserError
 from attn_lstm.inputs import Inputs
 from attn_lstm.models.network import create_network
 from attn_lstm.objective import loss_names
 from attn_lstm.ordering import frequency_rank
 from attn_lstm.parallel import AXIS, REPLICATED, SPLIT
+from attn_lstm.training import knn, nonfinite
 from attn_lstm.training.checkpoint import Checkpoints
+from attn_lstm.training.console import Clock, Console, Progress, device_memory
+from attn_lstm.training.samples import Samples
 from attn_lstm.training.state import TrainState, create_optimizer, create_schedule, create_state
-from attn_lstm.training.step import make_train_step
-from attn_lstm.training.writers import Clock, Writers
+from attn_lstm.training.step import make_train_step, permitted_to_leave_out
+from attn_lstm.training.stop import Stop, Stopped
+from attn_lstm.training.writers import Writers
 
 PyTree = Any
-
-
-class Stop:
-    """Set by SIGTERM and SIGINT: the loop then saves after the running step and ends."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> "Stop":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
-        else:
-            self._before = {}
-        return self
-
-    def _ask(self, *_: Any) -> None:
-        self.asked = True
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh) -> bool:
@@ -64,23 +50,66 @@ def train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh) -> boo
     Raises:
       UserError: a mistake in the config, the data or the directory.
     """
-    config = resolve(config)
-    validate(config, mesh.size)
-    splits = {name: load_split(config.data, name) for name in ("train", "validation")}
-    if jax.process_index() == 0:
-        workdir.save_config(directory, config)
-        workdir.save_labels(directory, label_table(splits["train"]))
-    run = Run(config, directory, mesh, splits)
-    try:
-        return run.go()
-    finally:
+    with Stop() as stop:
+        try:
+            return _train(resolve(config), directory, mesh, stop)
+        except Stopped:
+            if jax.process_index() == 0:
+                print("stopped before a step; nothing is lost, start again to go on", flush=True)
+            return False
+
+
+def _train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh, stop: Stop) -> bool:
+    with contextlib.ExitStack() as held:
+        with parallel.agreed():
+            validate(config, mesh.size)
+            if jax.process_index() == 0:
+                held.enter_context(workdir.lock(directory))
+            splits = {name: load_split(config.data, name) for name in ("train", "validation")}
+            if jax.process_index() == 0:
+                workdir.save_config(directory, config)
+        _check_shared(config, directory, splits)
+        stop.check()
+        run = Run(config, directory, mesh, splits, stop)
+        started = time.monotonic()
+        try:
+            done = run.go()
+            if jax.process_index() == 0:
+                workdir.add_seconds(directory, time.monotonic() - started)
+        except BaseException:
+            # Of several hosts the others would not come to wait for each other here.
+            if jax.process_count() == 1:
+                run.close()
+            raise
         run.close()
+        return done
+
+
+def _check_shared(
+    config: ml_collections.ConfigDict, directory: Path, splits: dict[str, Split]
+) -> None:
+    """Checks that all hosts do the same, on the same data, in one work directory.
+
+    Raises:
+      UserError: on all hosts.
+    """
+    fields = sorted((name, repr(value)) for name, value in flatten(config) if name not in PLACES)
+    fingerprints = {f"{name} split": split.fingerprint for name, split in splits.items()}
+    parallel.check_same(
+        {"config": hashlib.sha256(repr(fields).encode()).hexdigest(), **fingerprints}
+    )
+    with parallel.agreed():
+        if not (directory / workdir.CONFIG).exists():
+            raise UserError(
+                f"{directory} is not the folder that process 0 writes to: give all processes a "
+                "--workdir that they share"
+            )
 
 
 def label_table(split: Split) -> workdir.LabelTable:
     """What the run must remember of its training split."""
     counts = tuple(int(n) for n in split.labels.sum(axis=0))
-    return workdir.LabelTable(split.dataset, split.label_names, counts)
+    return workdir.LabelTable(split.dataset, split.label_names, counts, len(split))
 
 
 class Run:
@@ -92,8 +121,10 @@ class Run:
         directory: Path,
         mesh: Mesh,
         splits: dict[str, Split],
+        stop: Stop | None = None,
     ):
-        self.config, self.mesh, self.splits = config, mesh, splits
+        self.config, self.directory, self.mesh, self.splits = config, directory, mesh, splits
+        self.stop = stop or Stop()  # one that is not entered hears nothing
         table = label_table(splits["train"])
         self.rank = frequency_rank(jnp.asarray(table.counts))
         self.schedule = create_schedule(config.optimizer, config.train.steps)
@@ -105,75 +136,137 @@ class Run:
             scale=config.optimizer.backbone_scale if config.backbone.weights else 1.0,
         )
         self.num_labels = len(table.names)
+        self.last_step = 1 if config.head == "knn" else config.train.steps
         self.eval_step = inference.map_eval_step(config, len(table.names), mesh)
         self.meta = {"dataset": table.dataset, "labels": list(table.names)}
         self.meta["fingerprint"] = splits["train"].fingerprint
 
         def create() -> TrainState:
             return create_state(
-                create_network(config, self.num_labels),
+                create_network(config, self.num_labels, images=table.images),
                 self.optimizer,
                 config.data.image_size,
                 config.seed,
                 config.backbone.frozen,
-                config.ema.decay > 0,
+                config.ema.decay > 0 or config.swa.start_step > 0,
                 loss_names(config),
             )
 
         self.latest = Checkpoints(directory / "checkpoints" / "latest", config.train.keep)
-        self.best = Checkpoints(directory / "checkpoints" / "best", keep=1)
+        self.best = Checkpoints(directory / "checkpoints" / "best", keep=1, needed=False)
         steps = self.latest.steps()
+        with parallel.agreed():
+            if steps:
+                self.latest.check_meta(steps[-1], self.meta)
+            if jax.process_index() == 0:
+                workdir.save_labels(directory, table)
+                statistics = {name: label_statistics(split) for name, split in splits.items()}
+                workdir.write_json(directory / workdir.STATISTICS, statistics)
         if steps:
             self.state = self.latest.restore_state(steps[-1], jax.eval_shape(create), mesh)
         else:
             replicated = jax.sharding.NamedSharding(mesh, REPLICATED)
             state = jax.jit(create, out_shardings=replicated)()
-            self.state = parallel.replicate(with_pretrained(config, state), mesh)
-        self.writers = Writers(directory, int(self.state.step), jax.process_index() == 0)
+            with parallel.agreed():
+                state = with_pretrained(config, state)
+            self.state = parallel.replicate(state, mesh)
+        self.left_out = int(self.state.left_out.count)
+        first = jax.process_index() == 0
+        self.console = Console(self.last_step, active=first)
+        with parallel.agreed():
+            fields = dict(flatten(config))
+            self.writers = Writers(directory, int(self.state.step), active=first, fields=fields)
+        self.samples = Samples(config, splits["validation"], self.console.say)
         self.inputs = {
             name: Inputs(
                 config,
                 split,
                 self.state.variables,
                 directory,
-                views=config.cache.views if name == "train" else 1,
-                say=self.writers.say,
+                views=config.cache.views if name == "train" and config.head != "knn" else 1,
+                say=self.console.say,
+                check=self.stop.check,
             )
             for name, split in splits.items()
         }
 
     def go(self) -> bool:
-        """Runs to the last step, or until a signal asks to stop; True for the former."""
+        """Runs to the last step, or until a signal asks to stop; True for the former.
+
+        Raises:
+          Stopped: the signal came before the first step.
+          UserError: as `train`.
+        """
         config, step = self.config, int(self.state.step)
-        self.writers.say(self._opening(step))
-        if step and self._validates(step) and self.writers.needs_validation(step):
+        self.console.say(self._opening(step))
+        self.check()
+        if (
+            step
+            and self._validates(step)
+            and parallel.from_first_host(self.writers.needs_validation(step))
+        ):
             self.validate(step)  # stopped between its save and its validation
+        if config.head == "knn" and not step:
+            step = self.memorise()
         clock = Clock(config.train.batch_size, config.train.steps)
         clock.start(step)
         batches = parallel.prefetch(self.inputs["train"].training(step), self.mesh)
-        with Stop() as stop:
-            while step < config.train.steps and not stop.asked:
+        if step < self.last_step and self.stop.asked():
+            raise Stopped
+        asked = False
+        with self.console.moving(step):
+            while step < self.last_step and not asked:
                 train_step = self.train_step(self._frozen(step))
                 self.state = train_step(self.state, next(batches), self.rank)
                 step += 1
-                if step % config.train.log_every == 0:
+                self.console.advance(step)
+                asked = self.stop.asked()
+                saves, validates = asked or self._saves(step), self._validates(step)
+                logs = step % config.train.log_every == 0
+                if logs or saves or validates:
+                    self.check()
+                if logs:
                     self.log(step, clock)
-                if self._saves(step) or stop.asked:
+                if saves:
                     self.latest.save(self.state, self.meta)
-                if self._validates(step):
+                if validates:
                     self.validate(step)
                     clock.start(step)
         self.latest.wait()
-        done = step == config.train.steps
-        self.writers.say("done" if done else f"stopped at step {step}; saved, start again to go on")
+        done = step == self.last_step
+        if done:
+            self.writers.finished()
+        self.console.say("done" if done else f"stopped at step {step}; saved, start again to go on")
         return done
+
+    def memorise(self) -> int:
+        """The one update of the row knn: remembers the training images, saves and validates."""
+        memory = knn.fit(
+            self.config,
+            {"params": self.state.params, "batch_stats": self.state.batch_stats},
+            self.splits["train"],
+            self._checked(self.inputs["train"].evaluation()),
+            self.inputs["validation"].evaluation(),
+            self.mesh,
+            self.console.say,
+        )
+        self.state = self.state.replace(step=self.state.step + 1, memory=memory)
+        self.latest.save(self.state, self.meta)
+        self.validate(self.last_step)
+        return self.last_step
+
+    def _checked(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self.stop.check()
+            yield batch
 
     def _opening(self, step: int) -> str:
         sizes = ", ".join(f"{len(s)} {name}" for name, s in self.splits.items())
         parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
         return (
             f"{self.config.method} on {self.splits['train'].dataset} ({sizes} images), "
-            f"{parameters:,} parameters, {self.mesh.size} {jax.default_backend()} device(s), "
+            f"{parameters:,} parameters, {self.mesh.size} {jax.default_backend()} device(s)"
+            + (f" of {jax.process_count()} processes, " if jax.process_count() > 1 else ", ")
             + (f"going on from step {step}" if step else "from the start")
         )
 
@@ -193,49 +286,88 @@ class Run:
         )
 
     def _saves(self, step: int) -> bool:
-        return step % self.config.train.checkpoint_every == 0 or step == self.config.train.steps
+        return step % self.config.train.checkpoint_every == 0 or step == self.last_step
 
     def _validates(self, step: int) -> bool:
-        return step % self.config.train.eval_every == 0 or step == self.config.train.steps
+        return step % self.config.train.eval_every == 0 or step == self.last_step
+
+    def check(self) -> None:
+        """Reports the last update that was left out, if there is a new one.
+
+        Raises:
+          UserError: on all hosts; more are left out than the run may leave out.
+        """
+        count, permitted = int(self.state.left_out.count), permitted_to_leave_out(self.config)
+        if count == self.left_out and count <= permitted:
+            return
+        self.left_out = count
+        step = int(self.state.left_out.step)
+        images = self.inputs["train"].training_images(step - 1)
+        report = nonfinite.describe(self.state.left_out, self.schedule, images)
+        path = self.directory / f"nonfinite-{step}.json"
+        if jax.process_index() == 0:
+            workdir.write_json(path, report)
+        what = f"not finite in update {step}: {', '.join(report['not_finite'])} (see {path})"
+        if count <= permitted:
+            self.console.say(f"{what}; left out, {count} so far")
+            return
+        self.latest.wait()
+        if permitted:
+            what = f"{count} updates left out of {permitted} permitted; {what}"
+            again = f"config.train.max_skipped above {permitted}"
+        else:
+            again = "config.train.on_nonfinite=skip to leave such updates out"
+        raise UserError(
+            f"{what}; look at the images of its batch, lower config.optimizer.learning_rate or "
+            f"give config.optimizer.clip_norm in another --workdir, or go on with {again}"
+        )
 
     def log(self, step: int, clock: Clock) -> None:
         """Writes the means since the last line and starts new sums."""
         totals = {name: float(value) for name, value in self.state.totals.items()}
         self.state = self.state.replace(totals=jax.tree.map(jnp.zeros_like, self.state.totals))
         images = totals.pop("images")
-        values = {f"loss_{name}": total / images for name, total in totals.items()}
-        values["loss"] = sum(values.values())
-        values["learning_rate"] = float(self.schedule(step - 1))
+        means = {name: total / images for name, total in totals.items() if images}
+        losses = {f"loss_{name}": mean for name, mean in means.items()}
+        if means:
+            losses["loss"] = sum(means.values())
+        learning_rate = float(self.schedule(max(0, step - 1 - self.left_out)))
+        values = {**losses, "learning_rate": learning_rate}
+        if self.config.train.on_nonfinite == "skip":
+            values["left_out"] = self.left_out
         rate, left = clock.lap(step)
         self.writers.training(step, values, rate)
-        parts = " ".join(f"{name} {total / images:.3f}" for name, total in totals.items())
-        self.writers.say(
-            f"step {step}/{self.config.train.steps}  loss {values['loss']:.3f} ({parts})  "
-            f"lr {values['learning_rate']:.1e}  {rate:.0f} images/s  {left} left"
+        epoch = step * self.config.train.batch_size / len(self.splits["train"])
+        self.console.report(
+            step, Progress(epoch, means, learning_rate, rate, left, device_memory())
         )
 
     def validate(self, step: int) -> None:
         """Finds the figures on the validation split; keeps the state if it is the best yet."""
-        (predictions,) = inference.predict_split(
-            self.eval_step,
-            self.state.variables,
-            self.inputs["validation"].evaluation(),
-            self.rank,
-            [inference.threshold_or_default(self.config.search.threshold)],
-            self.mesh,
-        )
-        figures = results.figures(predictions)
-        name = self.config.train.best_figure
-        kept = self.best.steps()
-        if not kept or figures[name] > self.best.meta(kept[-1])["figures"][name]:
-            self.best.save(self.state, {**self.meta, "figures": figures})
-            self.best.wait()
+        with self.console.doing("validating"):
+            predictions, maps = inference.predict_with_maps(
+                self.eval_step,
+                self.state.variables,
+                self.inputs["validation"].evaluation(),
+                self.rank,
+                inference.threshold_or_default(self.config.search.threshold),
+                self.mesh,
+            )
+            figures = results.figures(predictions)
+            name = self.config.train.best_figure
+            kept = self.best.steps()
+            if not kept or figures[name] > self.best.meta(kept[-1])["figures"][name]:
+                self.best.save(self.state, {**self.meta, "figures": figures})
+                self.best.wait()
+            first = jax.process_index() == 0
+            pictures = self.samples.draw(predictions, maps) if first else {}
+        top3 = {f"top-3/{name}": value for name, value in results.top3_figures(predictions).items()}
         # Last: a line in the log says that all that belongs to this validation is done.
-        self.writers.validation(step, figures)
-        self.writers.say(
-            f"step {step}/{self.config.train.steps}  validation: "
+        self.writers.validation(step, {**figures, **top3}, pictures)
+        self.console.say(
+            f"step {step}/{self.last_step}  validation: "
             + "  ".join(f"{n} {figures[n]:.1f}" for n in ("C-F1", "O-F1", "mAP"))
-            + f"  loss {figures['loss']:.3f}"
+            + (f"  loss {figures['loss']:.3f}" if loss_names(self.config) else "")
         )
 
     def close(self) -> None:

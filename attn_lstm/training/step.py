@@ -1,5 +1,6 @@
 """One update, written for one device's rows."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,14 @@ import optax
 from attn_lstm.models.network import Network
 from attn_lstm.objective import image_losses
 from attn_lstm.parallel import AXIS
-from attn_lstm.training.state import TrainState, learned_and_resting
+from attn_lstm.training.state import LeftOut, TrainState, learned_and_resting
+
+PyTree = Any
+
+
+def permitted_to_leave_out(config: ml_collections.ConfigDict) -> int:
+    """How many updates a run may leave out, because they are not finite, before it ends."""
+    return config.train.max_skipped if config.train.on_nonfinite == "skip" else 0
 
 
 def make_train_step(
@@ -19,13 +27,19 @@ def make_train_step(
     network: Network,
     optimizer: optax.GradientTransformation,
 ) -> Callable[..., TrainState]:
-    """`step(state, batch, rank) -> state`, to be mapped over the axis `AXIS`."""
+    """`step(state, batch, rank) -> state`, to be mapped over the axis `AXIS`.
+
+    An update with anything in it that is not finite changes nothing but the step, and is noted in
+    `state.left_out`. Behind one more than the run may leave out no update changes anything, so that
+    the note says what ended it.
+    """
 
     def step(state: TrainState, batch: Any, rank: jax.Array) -> TrainState:
         dropout = jax.random.fold_in(jax.random.key(config.seed), state.step)
         counted = jax.lax.psum(batch.mask.sum().astype(jnp.float32), AXIS)
+        images = jnp.maximum(counted, 1.0)  # none of a batch's images may be readable
 
-        learned, resting = learned_and_resting(state.params, config.backbone.frozen)
+        before, resting = learned_and_resting(state.params, config.backbone.frozen)
 
         def loss(learned: Any) -> tuple[jax.Array, Any]:
             parts, updates = image_losses(
@@ -41,27 +55,57 @@ def make_train_step(
             )
             sums = {name: jnp.where(batch.mask, part, 0.0).sum() for name, part in parts.items()}
             # This device's share of the mean over the global batch; gradients are summed below.
-            return sum(sums.values()) / counted, (sums, updates.get("batch_stats", {}))
+            return sum(sums.values()) / images, (sums, updates.get("batch_stats", {}))
 
-        gradients, (sums, batch_stats) = jax.grad(loss, has_aux=True)(learned)
+        gradients, (sums, batch_stats) = jax.grad(loss, has_aux=True)(before)
         gradients, sums = jax.lax.psum((gradients, sums), AXIS)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, learned)
-        learned = optax.apply_updates(learned, updates)
-        average = state.average
-        if average is not None:
-            # The decay grows with the steps, so that the random start is soon forgotten.
-            decay = jnp.minimum(config.ema.decay, (1.0 + state.step) / (10.0 + state.step))
+        updates, opt_state = optimizer.update(gradients, state.opt_state, before)
+        learned = optax.apply_updates(before, updates)
+        changed = {"params": learned, "opt_state": opt_state, "batch_stats": batch_stats}
+        unchanged = {
+            "params": before, "opt_state": state.opt_state, "batch_stats": state.batch_stats
+        }  # fmt: skip
+        if state.average is not None:
             # Of what learns only: averaging a resting value with itself would round it.
-            before = {name: average[name] for name in learned}
-            average = {**optax.incremental_update(learned, before, 1.0 - decay), **resting}
-        sums["images"] = counted
-        return TrainState(
+            unchanged["average"] = {name: state.average[name] for name in learned}
+            changed["average"] = optax.incremental_update(
+                learned, unchanged["average"], _weight_in_average(config, state)
+            )
+        losses = {name: total / images for name, total in sums.items()}
+        norms = {name: optax.tree.norm(tree) for name, tree in gradients.items()}
+        finite = _all_finite((losses, norms, changed))
+        changed["totals"] = jax.tree.map(jnp.add, state.totals, {**sums, "images": counted})
+        unchanged["totals"] = state.totals
+
+        going_on = state.left_out.count <= permitted_to_leave_out(config)
+        chosen = _choose(finite & going_on, changed, unchanged)
+        for name in {"params", "average"} & {*chosen}:
+            chosen[name] = {**chosen[name], **resting}
+        left_out = LeftOut(state.left_out.count + 1, state.step + 1, losses, norms)
+        return state.replace(
+            **chosen,
             step=state.step + 1,
-            params={**learned, **resting},
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            average=average,
-            totals=jax.tree.map(jnp.add, state.totals, sums),
+            left_out=_choose(~finite & going_on, left_out, state.left_out),
         )
 
     return step
+
+
+def _weight_in_average(config: ml_collections.ConfigDict, state: TrainState) -> jax.Array:
+    """Of the parameters that an update on `state` gives, in the average that is kept of them."""
+    if config.swa.start_step:
+        # 1 up to the start, then 1/2, 1/3, …: an equal average of all from the start on.
+        applied = state.step - state.left_out.count + 1
+        return 1.0 / jnp.maximum(1.0, applied - config.swa.start_step + 1)
+    # The decay grows with the steps, so that the random start is soon forgotten.
+    return 1.0 - jnp.minimum(config.ema.decay, (1.0 + state.step) / (10.0 + state.step))
+
+
+def _all_finite(tree: PyTree) -> jax.Array:
+    """bool[]."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _choose(condition: jax.Array, tree: PyTree, other: PyTree) -> PyTree:
+    """The one tree where the condition, bool[], holds, and the other where it does not."""
+    return jax.tree.map(functools.partial(jnp.where, condition), tree, other)

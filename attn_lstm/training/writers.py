@@ -1,11 +1,54 @@
-"""Where a run's figures go: the console, TensorBoard and the metrics log."""
+"""Where a run's figures and pictures are kept: TensorBoard's files and the metrics log."""
 
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from tensorboardX import SummaryWriter
+import numpy as np
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import hparams, image, scalar
 
-from attn_lstm.workdir import MetricsLog
+from attn_lstm.workdir import MetricsLog, writing
+
+# The columns of TensorBoard's table of runs, beside the fields of their configs.
+_COMPARED = tuple(f"validation/{name}" for name in ("C-F1", "O-F1", "mAP", "macro-F1", "loss"))
+
+
+class _Board:
+    """TensorBoard's file of events, each written at once.
+
+    tensorboardX's own `SummaryWriter` writes in another thread, which dies of a full disk and
+    leaves the program waiting for it.
+    """
+
+    def __init__(self, folder: Path, restored_step: int):
+        """Raises `UserError` when the folder cannot be written, as all methods do."""
+        self._folder = folder
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Without it a file that was begun in the same second would be overwritten.
+            suffix = f".{os.getpid()}.{restored_step}"
+            self._file = EventsWriter(str(folder / "events"), suffix)
+        if restored_step:  # hides what a lost stretch had written behind it
+            start = SessionLog(status=SessionLog.START)
+            self._write(Event(step=restored_step + 1, session_log=start))
+
+    def add(self, summary: Summary, step: int = 0) -> None:
+        self._write(Event(step=step, summary=summary))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with writing(self._folder):
+            self._file.write_event(event)
+            self._file.flush()
+
+    def close(self) -> None:
+        with writing(self._folder):
+            self._file.close()
 
 
 class Writers:
@@ -15,64 +58,51 @@ class Writers:
       workdir: of the run.
       restored_step: 0, or the step that the run goes on from.
       active: whether this is the host that writes.
+      fields: the config's leaves, for TensorBoard's table of runs.
     """
 
-    def __init__(self, workdir: Path, restored_step: int, active: bool):
+    def __init__(self, workdir: Path, restored_step: int, active: bool, fields: Mapping[str, Any]):
+        """Raises `UserError` when something cannot be written, as all methods do."""
         self._active = active
         if active:
             self._log = MetricsLog(workdir, restored_step)
-            self._board = SummaryWriter(
-                str(workdir / "tensorboard"),
-                purge_step=restored_step + 1 if restored_step else None,
-            )
+            self._board = _Board(workdir / "tensorboard", restored_step)
+            columns, begin, self._end = hparams(fields, dict.fromkeys(_COMPARED))
+            self._board.add(columns)
+            self._board.add(begin)
 
-    def say(self, line: str) -> None:
-        """One line on the console."""
-        if self._active:
-            print(line, flush=True)
-
-    def training(self, step: int, values: dict[str, float], rate: float) -> None:
+    def training(self, step: int, values: Mapping[str, float], rate: float) -> None:
         """Means since the last log line; `rate` in images a second goes to TensorBoard only."""
         self._write("train", step, values)
         if self._active:
-            self._board.add_scalar("train/images_per_second", rate, step)
+            self._board.add(scalar("train/images_per_second", rate), step)
 
-    def validation(self, step: int, values: dict[str, float]) -> None:
-        """The figures of one validation."""
+    def validation(
+        self, step: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray]
+    ) -> None:
+        """The figures of one validation, and pictures uint8[H,W,3] by name for TensorBoard."""
+        if self._active:
+            for name, pixels in pictures.items():
+                self._board.add(image(f"samples/{name}", pixels, dataformats="HWC"), step)
         self._write("validation", step, values)
 
     def needs_validation(self, step: int) -> bool:
-        """Whether the figures of this step are still to be found; the same on all hosts at 0."""
+        """Whether the figures of this step are still to be found; the host that writes knows."""
         return self._active and not self._log.has_validation(step)
 
-    def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
+    def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         if not self._active:
             return
         self._log.write(kind, step, values)
         for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+            self._board.add(scalar(f"{kind}/{name}", value), step)
+
+    def finished(self) -> None:
+        """The run is done: TensorBoard's table of runs says so."""
+        if self._active:
+            self._board.add(self._end)
 
     def close(self) -> None:
-        """Flushes what is still in memory."""
+        """Closes the file of events."""
         if self._active:
             self._board.close()
-
-
-class Clock:
-    """Rate and time left, measured from log line to log line."""
-
-    def __init__(self, images_a_step: int, last_step: int):
-        self._images, self._last = images_a_step, last_step
-        self._time, self._step = time.perf_counter(), None
-
-    def start(self, step: int) -> None:
-        """Begins a stretch: after the first step, whose compilation would spoil the rate."""
-        self._time, self._step = time.perf_counter(), step
-
-    def lap(self, step: int) -> tuple[float, str]:
-        """Images a second since the stretch began, and the time left as 'h:mm:ss'."""
-        seconds = max(time.perf_counter() - self._time, 1e-9)
-        steps = step - self._step
-        left = int((self._last - step) * seconds / steps) if steps else 0
-        self.start(step)
-        return steps * self._images / seconds, f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"

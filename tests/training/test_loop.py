@@ -7,6 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from attn_lstm import workdir
 from attn_lstm.errors import UserError
@@ -61,19 +62,28 @@ def test_a_run_logs_saves_and_validates_at_its_own_intervals(whole):
     best = max((r for r in records if r["kind"] == "validation"), key=lambda r: r["mAP"])
     assert [p.name for p in (whole / "checkpoints/best").iterdir()] == [str(best["step"])]
     assert workdir.load_labels(whole).names == ("red", "green", "blue")
-    assert list((whole / "tensorboard").iterdir())
+    board = EventAccumulator(str(whole / "tensorboard"))
+    board.Reload()
+    (picture,) = board.Tags()["images"]
+    assert [event.step for event in board.Images(picture)] == [4, 8, 10]
+    logged = {name for r in records if r["kind"] == "validation" for name in r}
+    assert {"C-P", "O-F1", "macro-F1", "mAP", "loss", "top-3/C-P", "top-3/O-F1"} <= logged
+    shown = {tag.removeprefix("validation/") for tag in board.Tags()["scalars"]}
+    assert logged - {"kind", "step"} <= shown
 
 
 def test_the_same_seed_gives_the_same_bits_and_compiles_each_step_once(
-    tiny_config, whole, tmp_path, one_device
+    tiny_config, whole, tmp_path, one_device, terminal
 ):
     config = loop.resolve(tiny_config())
     splits = {name: loop.load_split(config.data, name) for name in ("train", "validation")}
-    run = loop.Run(config, tmp_path, one_device, splits)
-    run.go()
-    run.close()
+    with terminal() as written:
+        run = loop.Run(config, tmp_path, one_device, splits)
+        run.go()
+        run.close()
+    assert "step 10/10  validating" in written[0]  # here a line moves, there it did not
     assert_equal(final_variables(whole), final_variables(tmp_path))
-    assert metrics(whole) == metrics(tmp_path)
+    assert (whole / workdir.METRICS).read_bytes() == (tmp_path / workdir.METRICS).read_bytes()
     assert run.train_step(False)._cache_size() == 1
     assert run.eval_step._cache_size() == 1
 
@@ -129,8 +139,10 @@ def test_the_loss_falls(tiny_config, tmp_path, one_device):
 
 @pytest.mark.parametrize(
     "method",
-    ["rare_first", "order_free_no_attention", "resnet_baseline", "softmax", "warp", "cnn_rnn"],
-)
+    ["rare_first", "random_order", "mla", "pla", "multi_order", "order_free_no_attention",
+     "resnet_baseline", "asl", "focal", "softmax", "warp", "cnn_rnn", "query2label", "ml_decoder",
+     "csra", "order_free_plus"],
+)  # fmt: skip
 def test_every_row_takes_a_step(tiny_config, tmp_path, one_device, method):
     assert loop.train(tiny_config(method, **{"train.steps": 1}), tmp_path, one_device)
 
@@ -199,6 +211,32 @@ def test_the_average_is_what_is_evaluated_and_survives_a_restart(tiny_config, tm
         shutil.rmtree(tmp_path / "whole/checkpoints/latest" / str(step))
     loop.train(config, tmp_path / "whole", one_device)
     assert_equal(run_again, final_variables(tmp_path / "whole"))
+
+
+def test_the_equal_average_is_the_mean_from_its_start_on_and_survives_a_restart(
+    tiny_config, tmp_path, one_device
+):
+    config = tiny_config(**{"swa.start_step": 3, "train.steps": 6, "train.keep": 6,
+                            "train.checkpoint_every": 1})  # fmt: skip
+    loop.train(config, tmp_path, one_device)
+
+    def kernels(step):
+        items = restored(tmp_path, step)
+        trees = items["progress"]["params"], items["variables"]["params"]
+        return [tree["decoder"]["head"]["kernel"] for tree in trees]
+
+    raw, average = zip(*map(kernels, range(1, 7)), strict=True)
+    for before in range(3):
+        np.testing.assert_array_equal(average[before], raw[before])
+    for last in range(3, 6):
+        mean = np.mean(raw[2 : last + 1], axis=0, dtype=np.float64)
+        np.testing.assert_allclose(average[last], mean, rtol=1e-5, atol=1e-7)
+        assert not np.array_equal(average[last], raw[last])
+    run_again = final_variables(tmp_path)
+    for step in (5, 6):  # as if it had been killed behind step 4
+        shutil.rmtree(tmp_path / "checkpoints/latest" / str(step))
+    loop.train(config, tmp_path, one_device)
+    assert_equal(run_again, final_variables(tmp_path))
 
 
 def test_a_label_smoothed_row_takes_a_step(tiny_config, tmp_path, one_device):

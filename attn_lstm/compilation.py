@@ -1,0 +1,43 @@
+"""Compiled functions that are kept on disk from one start to the next."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+# Seconds of compilation from which a function is kept; JAX's own 1.0 leaves out half of them.
+_WORTH_KEEPING = 0.2
+
+
+def keep_compiled() -> None:
+    """Has JAX keep compiled functions under $XDG_CACHE_HOME, or ~/.cache, in attn_lstm/.
+
+    Every kind of processor has a folder of its own: hosts of several kinds may share a home
+    directory, and JAX's key does not tell them apart. Nothing happens where that cannot be written,
+    or where JAX was told of another folder.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = home / "attn_lstm" / f"compiled-{_processor()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
+
+
+def _processor() -> str:
+    """A name for what this processor can do."""
+    known = [platform.machine(), platform.processor()]
+    information = Path("/proc/cpuinfo")
+    if information.exists():  # Linux
+        lines = information.read_text(errors="replace").splitlines()
+        known += sorted({line for line in lines if line.startswith(("flags", "Features"))})
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]

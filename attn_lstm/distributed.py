@@ -1,0 +1,133 @@
+"""Several processes, on one machine or many, as one run: how it starts, ends and fails.
+
+JAX's runtime connects the processes; the first of them is the coordinator. A process that dies
+takes the others with it: those notice by the connection, or at the latest when no sign of life has
+come for `_HEARTBEAT_SECONDS`. All of them started again go on from the last checkpoint.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+import jax
+
+from attn_lstm.cli import LOST, MISTAKE
+from attn_lstm.errors import UserError, first_line
+
+_START_SECONDS = 300  # until all processes must have been started
+_HEARTBEAT_SECONDS = 100
+_END_SECONDS = 3600  # others wait at the end while the first process writes tables and figures
+_GRACE_SECONDS = 20.0  # for the others to come to the same mistake
+
+# What XLA calls the failures of a connection, by the libraries that make them.
+_LOSSES = re.compile(r"gloo|nccl|rccl|coordination|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED", re.I)
+
+
+def start(
+    address: str | None, count: int | None, index: int | None, *, keeps_sigterm: bool
+) -> None:
+    """Connects this process with the others of its run, before anything is computed.
+
+    Args:
+      address: 'HOST:PORT' on which process 0 listens.
+      count: number of processes.
+      index: of this one, from 0. All three are None where the environment of the cluster (SLURM,
+        Open MPI, a TPU pod, Kubernetes) tells them.
+      keeps_sigterm: whether the runtime hears SIGTERM, for `training.stop`; else it ends the
+        process as usual.
+
+    Raises:
+      UserError: the environment tells nothing, or the address is wrong or taken.
+    """
+    jax.config.update("jax_enable_preemption_service", keeps_sigterm)
+    where = address or "the coordinator"
+    _on_abort(
+        f"no contact with all processes through {where} within {_START_SECONDS} s: start all of "
+        "them, with the same address and number, each with its own --process_id"
+    )
+    try:
+        jax.distributed.initialize(
+            address,
+            count,
+            index,
+            initialization_timeout=_START_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_END_SECONDS,
+        )
+    except ValueError as error:
+        raise UserError(
+            "--distributed finds nothing of a cluster (SLURM, Open MPI, TPU pod, Kubernetes) in "
+            "its environment: give --coordinator_address, --num_processes and --process_id"
+        ) from error
+    except RuntimeError as error:
+        raise UserError(f"cannot start through {where}: {first_line(error)}") from error
+    _on_abort(_lost("JAX tells more above"))
+
+
+def run(main: Callable[[], int]) -> int:
+    """Calls `main` between the start and the end of the processes; returns its exit code.
+
+    With an error this ends the process at once, without the usual waiting for the others: they may
+    never come. `UserError` is a line and exit code 2 as ever, a lost process a line and `LOST`.
+    """
+    try:
+        code = main()
+        jax.distributed.shutdown()
+        return code
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        # If all have made the same mistake, each shall come to say so.
+        _on_abort(None, code=MISTAKE)
+        ending = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        ending.start()
+        ending.join(_GRACE_SECONDS)
+        _leave(MISTAKE)
+    except jax.errors.JaxRuntimeError as error:
+        if _LOSSES.search(str(error)):
+            print(f"error: {_lost(first_line(error))}", file=sys.stderr)
+            _leave(LOST)
+        traceback.print_exc()
+        _leave(1)
+    except BaseException:
+        traceback.print_exc()
+        _leave(1)
+
+
+def _lost(reason: str) -> str:
+    return (
+        "this process has lost another one of its run, which died or cannot be reached "
+        f"({reason}): see what that one said, and start all of them again to go on from the last "
+        "checkpoint"
+    )
+
+
+def _leave(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _on_abort(message: str | None, code: int = LOST) -> None:
+    """What to say, and the exit code, when the runtime ends this process by abort().
+
+    It does so when it loses the coordinator. Python's own handlers are of no use there, since they
+    run after C's has returned, and abort() does not let the process live to see that.
+    """
+    global _abort_handler
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def handler(_: int) -> None:
+        if message:
+            os.write(2, f"error: {message}\n".encode())
+        os._exit(code)
+
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    _abort_handler = handler  # C keeps no reference
