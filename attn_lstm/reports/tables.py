@@ -1,7 +1,7 @@
 """Results as text: rows and tables in Markdown, beside the paper's published figures."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 PAPER_FIGURES = ("C-P", "C-R", "C-F1", "O-P", "O-R", "O-F1")
@@ -45,58 +45,54 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, float | None]]] = MappingProxy
 )
 
 
-def figure_row(
-    name: str, figures: Mapping[str, float | None], columns: Sequence[str] = COLUMNS
-) -> str:
-    """One row of a Markdown table: `| order_free | 59.4 | 50.7 | ...`, to one decimal.
-
-    A figure that is missing, None or nan becomes '-'.
-    """
-    return _line([_escape(name), *(_cell(figures.get(column)) for column in columns)])
-
-
 def markdown_table(
     rows: Mapping[str, Mapping[str, float | None]],
     columns: Sequence[str] = COLUMNS,
     bold_best: bool = False,
 ) -> str:
-    """A Markdown table with one line for each row, its columns aligned, without a final newline.
+    """A Markdown table with one line for each row, to one decimal.
 
     Args:
       rows: the figures of each method, in percent, by column.
       columns: the figures to show, in this order; one that a row lacks becomes '-'.
       bold_best: set the highest figure of each column in bold, and all that read the same.
     """
-    names = ["Method", *map(_escape, rows)]
-    figures = [_column(rows, column, bold_best) for column in columns]
-    widths = [max(map(len, cells)) for cells in (names, *figures)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
-        [name.ljust(widths[0]), *(map(str.rjust, cells, widths[1:]))]
-        for name, *cells in zip(names, *figures, strict=True)
-    ]
-    return "\n".join(map(_line, [lines[0], rule, *lines[1:]]))
-
-
-def _column(
-    rows: Mapping[str, Mapping[str, float | None]], column: str, bold_best: bool
-) -> list[str]:
-    """The head and the cells of one column, none narrower than 4, the room of '59.4'."""
-    cells = [_cell(figures.get(column)) for figures in rows.values()]
-    best = max((cell for cell in cells if cell != "-"), key=float, default=None)
+    cells = [[cell(figures.get(column)) for column in columns] for figures in rows.values()]
     if bold_best:
-        cells = [f"**{cell}**" if cell == best else cell for cell in cells]
-    return [column.rjust(4), *cells]
+        cells = transpose(map(bold, transpose(cells)))
+    return aligned(["Method", *columns], [[n, *c] for n, c in zip(rows, cells, strict=True)])
 
 
-def _cell(value: float | None) -> str:
+def cell(value: float | None) -> str:
+    """A figure to one decimal; '-' for one that is missing or nan."""
     return "-" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
-def _escape(name: str) -> str:
-    """A bar would end the cell."""
-    return name.replace("|", r"\|")
+def bold(column: Sequence[str]) -> list[str]:
+    """A column of cells, each beginning with a figure, with the highest figure's in bold."""
+    figures = [None if text == "-" else float(text.split()[0]) for text in column]
+    best = max((figure for figure in figures if figure is not None), default=None)
+    return [
+        f"**{text}**" if figure is not None and figure == best else text
+        for text, figure in zip(column, figures, strict=True)
+    ]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def transpose(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    """Rows of equal length as columns."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose bars stand under each other, without a final newline.
+
+    Args:
+      head: of the columns; the first is set to the left, the others, of figures, to the right.
+      rows: as many cells each.
+    """
+    lines = [[text.replace("|", r"\|") for text in row] for row in (head, *rows)]
+    # No column is narrower than the room of '59.4'.
+    widths = [max(4, *map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = [[first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])] for first, *rest in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])

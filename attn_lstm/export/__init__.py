@@ -1,0 +1,1 @@
+"""A trained network for other programs, which need nothing of this package."""

@@ -1,0 +1,161 @@
+"""What `python -m attn_lstm.export` does: a checkpoint in, a folder for other programs out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+from flax.traverse_util import flatten_dict
+from safetensors.flax import save
+
+from attn_lstm import parallel, workdir
+from attn_lstm.calibration import MARGIN, Calibration
+from attn_lstm.evaluation import Opened, find_threshold, open_checkpoint
+from attn_lstm.export.card import render_card
+from attn_lstm.export.program import (
+    MEANINGS,
+    PLATFORMS,
+    Program,
+    image_spec,
+    make_program,
+    serialize,
+)
+from attn_lstm.models.network import create_network
+from attn_lstm.thresholds import Threshold
+
+PROGRAM, DESCRIPTION, WEIGHTS, CARD = (
+    "model.jax_export",
+    "model.json",
+    "model.safetensors",
+    "README.md",
+)
+
+# How an image becomes the square that goes in; `data.preprocess.resize` does it.
+_RESIZING = {
+    "squash": "to S x S pixels, whatever its shape",
+    "crop": "its shorter side to round(S / 0.875) pixels, then the S x S pixels of its centre",
+    "pad": "its longer side to S pixels, then centred between zeros on S x S pixels",
+}
+_FILTER = "bilinear with antialiasing, rounded to uint8 (as tf.image.resize(antialias=True))"
+_CALIBRATION = (
+    "sigmoid(slope * log(s / (1 - s)) + bias) of a label's score s, kept between "
+    f"{MARGIN:g} and {1 - MARGIN:g}: the probability that it is true"
+)
+_PACKAGES = ("attn_lstm", "jax", "jaxlib", "flax")
+
+
+def export_run(config: ml_collections.ConfigDict, directory: Path, step: str, output: Path) -> None:
+    """Writes program, description, weights and model card of a checkpoint.
+
+    Args:
+      config: of the run, with overrides.
+      directory: the work directory.
+      step: a number, 'best' or 'latest'.
+      output: folder; made when missing. The files of an earlier export there are replaced.
+
+    Raises:
+      UserError: a mistake in config or directory, a checkpoint that is too large, or a folder that
+        cannot be written.
+    """
+    opened = open_checkpoint(config, directory, step, parallel.make_mesh(jax.local_devices()[:1]))
+    tau, origin = find_threshold(opened, directory)
+    fitted = workdir.load_calibration(directory, opened.step, config.search)
+    program = make_program(opened, tau.of(opened.table.names))
+    description = describe(opened, program, tau, origin, fitted)
+    card = render_card(opened, description, directory)
+    workdir.write_bytes(output / PROGRAM, serialize(program, config.data.image_size))
+    workdir.write_bytes(output / WEIGHTS, weights(opened))
+    workdir.write_json(output / DESCRIPTION, description)
+    workdir.write_text(output / CARD, card)
+    print(
+        f"{config.method}, step {opened.step}, τ = {tau.value:.3f} ({origin}): {PROGRAM}, "
+        f"{DESCRIPTION}, {WEIGHTS} and {CARD} written to {output}",
+        flush=True,
+    )
+
+
+def weights(opened: Opened) -> bytes:
+    """Parameters and statistics as safetensors, by their path: 'params/decoder/lstm/hi/kernel'.
+
+    Its metadata, which are texts, hold 'label_names' as a JSON list.
+    """
+    metadata = {
+        "label_names": json.dumps(opened.table.names, ensure_ascii=False),
+        "method": opened.config.method,
+        "dataset": opened.table.dataset,
+        "step": str(opened.step),
+    }
+    return save(flatten_dict(jax.device_get(opened.variables), sep="/"), metadata)
+
+
+def describe(
+    opened: Opened,
+    program: Program,
+    tau: Threshold,
+    origin: str,
+    fitted: Calibration | None = None,
+) -> dict[str, Any]:
+    """What a user of the program must know, in JSON's types.
+
+    Args:
+      opened: the checkpoint.
+      program: made of it.
+      tau, origin: as `find_threshold` gives them.
+      fitted: what makes probabilities of scores, if it is known.
+    """
+    config = opened.config
+    given = image_spec(config.data.image_size)
+    return {
+        "method": config.method,
+        "dataset": opened.table.dataset,
+        "step": opened.step,
+        "label_names": list(opened.table.names),
+        "program": {"file": PROGRAM, "platforms": list(PLATFORMS)},
+        "input": {
+            "image": {**_array(given), "meaning": "RGB, 0 to 255; b is any number of images"}
+        },
+        "resize": {
+            "rule": config.data.resize,
+            "size": config.data.image_size,
+            "meaning": f"{_RESIZING[config.data.resize]}; {_FILTER}",
+        },
+        "outputs": {
+            name: {**_array(output), "meaning": MEANINGS[name]}
+            for name, output in jax.eval_shape(program, given).items()
+        },
+        "search": _search(opened, tau, origin),
+        "calibration": fitted and {**dataclasses.asdict(fitted), "meaning": _CALIBRATION},
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _array(spec: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    """Shape and type; a size that is open is a name."""
+    shape = [size if isinstance(size, int) else str(size) for size in spec.shape]
+    return {"shape": shape, "dtype": spec.dtype.name}
+
+
+def _search(opened: Opened, tau: Threshold, origin: str) -> dict[str, Any]:
+    """The settings by which the program chooses labels."""
+    config = opened.config
+    if config.search.top_k:
+        return {"top_k": config.search.top_k}
+    chosen: dict[str, Any] = {"threshold": tau.value, "threshold_origin": origin}
+    if tau.by_label:  # in the order of label_names
+        chosen["thresholds"] = tau.of(opened.table.names).tolist()
+    decoder = create_network(config, len(opened.table.names)).decoder
+    if decoder is None:
+        return chosen
+    if config.search.decide == "scores":
+        return chosen | {"scores": config.search.scores}
+    return chosen | {
+        "stop": config.search.stop,
+        "beam_size": config.search.beam_size,
+        "max_labels": config.decoder.max_labels,
+        "end_token": decoder.end_token,
+    }
