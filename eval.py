@@ -2,9 +2,15 @@
 
     python eval.py --workdir=runs/digits --tune               # chooses τ on the validation split
     python eval.py --workdir=runs/digits                      # the figures of the test split
+    python eval.py --workdir=runs/digits --report             # and a page to look at them
+    python eval.py --workdir=runs/digits --figures=8          # and images with their attention
 
-Writes WORKDIR/eval/SPLIT-STEP.json. Fields of the run's config can be overridden:
---config.search.beam_size=5. Exit codes: 0 done, 2 a mistake in flags, config or files.
+Writes WORKDIR/eval/SPLIT-STEP.json, and with --report SPLIT-STEP.html beside it; --figures and
+--figure_ids write WORKDIR/figures/SPLIT-STEP/*.png, anew on each call. Best and worst is by F1 of
+the image; of equals those with more labels right, or wrong, go first, then the smaller or larger
+loss. Fields of the run's config can be overridden: --config.search.beam_size=5. Several processes
+evaluate as one, with the flags of train.py. Exit codes: 0 done, 2 a mistake in flags, config or
+files, 69 another process was lost.
 """
 
 from pathlib import Path
@@ -12,13 +18,19 @@ from pathlib import Path
 from absl import flags
 
 from attn_lstm import cli
+from attn_lstm.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (required)")
 _STEP = flags.DEFINE_string("step", "best", "checkpoint: a step, 'best' or 'latest'")
 _SPLIT = flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "default: test; with --tune: validation"
 )
 _TUNE = flags.DEFINE_bool("tune", False, "choose τ on the split and keep it in the work directory")
+_FIGURES = flags.DEFINE_integer(
+    "figures", 0, "draw so many of the best and of the worst images", lower_bound=0
+)
+_FIGURE_IDS = flags.DEFINE_list("figure_ids", [], "draw these images, by their name in the split")
+_REPORT = flags.DEFINE_bool("report", False, "write an HTML page beside the JSON file")
 flags.mark_flag_as_required("workdir")
 
 
@@ -27,11 +39,22 @@ def main() -> int:
     from attn_lstm.evaluation import evaluate, tune
     from attn_lstm.parallel import make_mesh
 
-    call = tune if _TUNE.value else evaluate
-    split = _SPLIT.value or ("validation" if _TUNE.value else "test")
-    call(flags.FLAGS.config, Path(_WORKDIR.value), _STEP.value, split, make_mesh())
+    run = flags.FLAGS.config, Path(_WORKDIR.value), _STEP.value
+    if _TUNE.value:
+        if _FIGURES.value or _FIGURE_IDS.value or _REPORT.value:
+            raise UserError("--tune draws nothing: give --figures and --report in a second call")
+        tune(*run, _SPLIT.value or "validation", make_mesh())
+    else:
+        evaluate(
+            *run,
+            _SPLIT.value or "test",
+            make_mesh(),
+            figures=_FIGURES.value,
+            figure_ids=_FIGURE_IDS.value,
+            report=_REPORT.value,
+        )
     return cli.DONE
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.define_workdir_config)
+    cli.run(main, cli.define_workdir_config, distributed=True)

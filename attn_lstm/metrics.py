@@ -20,6 +20,8 @@ What is empty is never silently 0:
 Masks take images out by selection, so what stands in a masked row (padding, NaN) has no effect.
 """
 
+import functools
+
 import numpy as np
 from absl import logging
 from numpy.typing import ArrayLike
@@ -194,12 +196,17 @@ def _percent(part: np.ndarray, whole: np.ndarray, empty: float) -> np.ndarray:
 
 def _warn_without_example(missing: np.ndarray, figure: str) -> None:
     if missing.any():
-        logging.warning(
-            "%d of %d labels have no true example and are left out of the mean %s",
-            np.count_nonzero(missing),
-            missing.size,
-            figure,
+        count = np.count_nonzero(missing)
+        _warn_once(
+            f"{count} of {missing.size} labels have no true example and are left out of the mean "
+            f"{figure}"
         )
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """A search for τ finds figures for dozens of candidates: it need not say it for each."""
+    logging.warning("%s", text)
 
 
 def _select(mask: ArrayLike | None, **named: ArrayLike) -> list[np.ndarray]:

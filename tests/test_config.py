@@ -5,7 +5,19 @@ import pytest
 
 from attn_lstm import config as configuration
 from attn_lstm.errors import UserError
-from configs import coco, common, digits, folder, nus_wide
+from configs import coco, common, digits, folder, laptop, nus_wide
+
+
+def digits_with(**fields) -> ml_collections.ConfigDict:
+    """The config of digits with fields set to anything, as a config file of anybody's may."""
+    nested = {}
+    for name, value in {**dict(configuration.flatten(digits.get_config())), **fields}.items():
+        *groups, last = name.split(".")
+        group = nested
+        for part in groups:
+            group = group.setdefault(part, {})
+        group[last] = value
+    return ml_collections.ConfigDict(nested)
 
 
 @pytest.mark.parametrize("method", common.METHODS)
@@ -13,7 +25,7 @@ def test_every_row_of_digits_is_valid_as_it_stands(method):
     configuration.validate(digits.get_config(method), devices=1)
 
 
-@pytest.mark.parametrize("module", [coco, folder, nus_wide])
+@pytest.mark.parametrize("module", [coco, folder, laptop, nus_wide])
 def test_the_large_data_sets_need_a_folder_and_weights_only(module):
     config = module.get_config().unlock()
     with pytest.raises(UserError, match=r"data\.path.*backbone\.weights"):
@@ -22,26 +34,70 @@ def test_the_large_data_sets_need_a_folder_and_weights_only(module):
     configuration.validate(config, devices=8)
 
 
-def test_every_bounded_field_exists_and_holds_a_permitted_default():
-    fields = dict(configuration.flatten(common.get_config()))
-    for name, (low, high) in configuration.RANGES.items():
-        assert low <= fields[name] <= high, name
-    assert not {*configuration.CHOICES} - {*fields}
-    assert {*configuration.PLACES} <= {*fields}
+def test_every_field_is_checked():
+    assert {name for name, _ in configuration.flatten(common.get_config())} == configuration.FIELDS
+    assert {*configuration.PLACES} < configuration.FIELDS
 
 
 def test_all_mistakes_are_reported_together():
-    config = digits.get_config().unlock()
-    config.train.steps = 0
-    config.decoder.dropout = math.nan
-    config.search.stop = "sometime"
-    config.train.batch_size = 30
+    config = digits_with(
+        **{
+            "train.steps": 0,
+            "decoder.dropout": math.nan,
+            "search.stop": "sometime",
+            "train.batch_size": 30,
+            "train.stpes": 10,
+            "backbone.freeze_norm": "yes",
+            "backbone.weights": "small.pth",
+        }
+    )
     with pytest.raises(UserError) as caught:
         configuration.validate(config, devices=4)
     message = str(caught.value)
-    for part in ("train.steps", "decoder.dropout", "path, step", "multiple of 4"):
+    for part in (
+        "train.steps=0", "decoder.dropout", "path, step", "multiple of 4", "freeze_norm='yes'",
+        "unknown config field config.train.stpes", "small backbone",
+    ):  # fmt: skip
         assert part in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        *((field, "abc", "is no") for field in configuration.RANGES),
+        *((field, True, "is no") for field in configuration.RANGES),
+        *((field, "True", "is neither True nor False") for field in configuration.SWITCHES),
+        *((field, 1, "is neither True nor False") for field in configuration.SWITCHES),
+        *((field, None, "is no text") for field in configuration.TEXTS),
+        *((field, None, "is none of: ") for field in configuration.CHOICES),
+        ("train.steps", 1e5, "is no integer between 1 and"),
+        ("decoder.dropout", -0.1, "is no number between 0.0 and 0.99"),
+    ],
+)
+def test_another_type_or_range_is_named_with_field_and_value(field, value, complaint):
+    with pytest.raises(UserError) as caught:
+        configuration.validate(digits_with(**{field: value}), devices=1)
+    assert f"config.{field}={value!r} {complaint}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "nearest"),
+    [
+        ("decoder.hiden", 3, "config.decoder.hidden"),
+        ("optimiser.learning_rate", 3, "config.optimizer.learning_rate"),
+        ("hidden", 3, "config.decoder.hidden"),
+        ("order", "confidense", "confidence"),
+        ("backbone.name", "resnet50", "resnet"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(field, value, nearest):
+    with pytest.raises(UserError, match=rf"did you mean {nearest}\?"):
+        configuration.validate(digits_with(**{field: value}), devices=1)
+
+
+CNN_RNN = {"head": "cnn_rnn", "order": "frequent_first"}
+PER_CLASS = {"search.decide": "scores", "search.thresholds": "per_class"}
 
 
 @pytest.mark.parametrize(
@@ -51,11 +107,40 @@ def test_all_mistakes_are_reported_together():
         ({"backbone.weights": "some.pth"}, "small backbone"),
         ({"order": "rare_first", "decoder.target": "ranked"}, "decoder.target"),
         ({"backbone.frozen": True, "backbone.unfreeze_step": 5}, "backbone.frozen=False"),
-        ({"loss": "warp"}, "config.head='linear'"),
+        ({"order": "random", "decoder.target": "mla"}, "decoder.target"),
+        ({"loss": "warp"}, "a config.head of linear, query2label"),
+        ({"backbone.frozen": True, "optimizer.backbone_scale": 0.5}, "backbone_scale=0.5.*frozen"),
+        ({"backbone.frozen": True, "backbone.freeze_norm": True}, "freeze_norm=True.*frozen"),
+        ({"optimizer.backbone_scale": 0.5}, "backbone_scale=0.5.*backbone.weights"),
+        ({"data.protocol": "list"}, "data.train_list"),
+        ({"data.name": "nus_wide", "data.path": "here"}, "drop_unlabelled=True"),
+        ({**CNN_RNN, "loss": "focal"}, "no M_map"),
+        ({"head": "linear", "decoder.loss": "focal"}, "config.head='attention_lstm'"),
+        ({"decoder.target": "pla", "decoder.loss": "asymmetric"}, "'all' or 'remaining'"),
+        ({"order": "random", "decoder.loss": "asymmetric"}, "config.order='confidence'"),
+        ({"decoder.loss": "focal", "label_smoothing": 0.1}, "config.decoder.loss='focal'"),
+        ({"loss": "asymmetric", "label_smoothing": 0.1}, "config.loss='asymmetric'"),
+        ({"ema.decay": 0.9, "swa.start_step": 5}, "leave one at 0"),
+        ({"swa.start_step": 2000}, "not below config.train.steps=1300"),
         ({"head": "linear", "loss": "softmax", "label_smoothing": 0.1}, "label_smoothing"),
         ({"head": "cnn_rnn"}, "config.order='frequent_first'"),
-        ({"search.top_k": 3}, "config.head='linear'"),
+        ({"search.top_k": 3}, "linear, query2label, ml_decoder, csra or knn"),
+        ({"head": "knn"}, "config.backbone.frozen=True"),
+        ({"head": "knn", "backbone.frozen": True, "loss": "warp"}, "a config.head of linear"),
+        ({"head": "csra", "set_head.heads": 3}, "csra has 1, 2, 4, 6, 8 heads"),
+        ({"head": "query2label", "set_head.hidden": 10}, "no multiple of 4"),
+        ({"head": "ml_decoder", "set_head.heads": 3}, "no multiple of 3"),
+        ({"order": "rare_first", "decoder.learned_stop": True}, "config.order='confidence'"),
+        ({"head": "linear", "decoder.learned_stop": True}, "config.head='attention_lstm'"),
         ({"head": "linear", "search.top_k": 3, "search.threshold": 0.5}, "threshold=-1"),
+        ({"head": "linear", "search.scores": "beam"}, "scores='beam' needs the steps of a decoder"),
+        ({"head": "csra", "search.scores": "max"}, "scores='max' needs the steps of a decoder"),
+        ({**CNN_RNN, "search.scores": "mean"}, "needs v_prob"),
+        ({"search.scores": "beam", "search.decide": "scores"}, "end by themselves"),
+        ({**CNN_RNN, "search.threshold": 0.0, "search.decide": "scores"}, "every label"),
+        ({"search.thresholds": "per_class"}, "search.decide='scores'"),
+        ({**PER_CLASS, "search.threshold": 0.3}, "search.threshold=-1"),
+        ({"head": "linear", "search.top_k": 3, "search.thresholds": "per_class"}, "top_k=0"),
     ],
 )
 def test_contradictions_are_named(overrides, named):
@@ -63,6 +148,22 @@ def test_contradictions_are_named(overrides, named):
     config.update_from_flattened_dict(overrides)
     with pytest.raises(UserError, match=named):
         configuration.validate(config, devices=1)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        PER_CLASS,
+        {"head": "linear", "search.thresholds": "per_class"},
+        {"order": "rare_first", "search.decide": "scores", "search.scores": "beam"},
+        {"search.scores": "beam", "search.thresholds": "micro"},
+        {"search.scores": "mean", "search.decide": "scores", "search.thresholds": "micro"},
+    ],
+)
+def test_what_ranks_and_what_decides_go_together(overrides):
+    config = digits.get_config().unlock()
+    config.update_from_flattened_dict(overrides)
+    configuration.validate(config, devices=1)
 
 
 def test_a_config_of_another_version_is_named_not_a_crash():

@@ -95,6 +95,14 @@ def test_evaluation_needs_only_the_evaluated_split(trained, coco_folder, tmp_pat
     assert evaluated.returncode == 0, evaluated.stderr
 
 
+def test_a_report_and_figures_are_written(trained):
+    done = run("eval.py", f"--workdir={trained}", "--figures=2", "--report")
+    assert done.returncode == 0, done.stderr
+    assert "order_free" in (trained / "eval/test-4.html").read_text()
+    assert (trained / "figures/test-4/overview.png").stat().st_size > 0
+    assert_one_line(run("eval.py", f"--workdir={trained}", "--figure_ids=nobody"), "nobody")
+
+
 def test_training_again_in_a_finished_directory_changes_nothing(trained, small_flags):
     before = (trained / "metrics.jsonl").read_text()
     again = run("train.py", "--config=configs/coco.py:order_free", f"--workdir={trained}",
@@ -112,7 +120,9 @@ def test_training_again_in_a_finished_directory_changes_nothing(trained, small_f
         ([], ["--config"]),
         (["--config=configs/digits.py", "--config.decoder.hiden=3"], ["hiden", "decoder.hidden"]),
         (["--config=configs/digits.py", "--config.train.steps=many"], ["many"]),
-        (["--config=configs/digits.py", "--config.train.steps=0"], ["train.steps", "1"]),
+        (["--config=configs/digits.py", "--config.train.steps=0", "--config.train.keep", "some",
+          "--config.decoder.hiden=3", "--noconfig.data.augment.flip", "--config.search.stop=stpe"],
+         ["train.steps=0", "train.keep=some", "mean config.decoder.hidden", "mean step?"]),
         (["--config=configs/digits.py", "--cofnig.seed=1"], ["cofnig"]),
         (["--config=configs/digits.py", "stray"], ["stray"]),
         (["--config=configs/coco.py"], ["data.path", "backbone.weights"]),
@@ -170,8 +180,28 @@ def test_a_picture_that_does_not_decode_is_named_or_skipped(small_flags, coco_fo
     assert "COCO_train2014_000000000000.jpg" in skipped.stderr
 
 
-@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--config=configs/digits.py:softmax"], ["--methods"]),
+        (["--config=configs/digits.py", "--methods=softmax,sofmax"], ["'sofmax'", "softmax"]),
+        (["--config=configs/digits.py", "--config.decoder.hiden=3"], ["decoder.hidden"]),
+        (["--config=configs/digits.py", "--seeds=0"], ["seeds"]),
+        (["--config=configs/coco.py"], ["data.path"]),
+    ],
+)
+def test_mistakes_of_compare_are_one_line(flags, parts, tmp_path):
+    assert_one_line(run("compare.py", f"--workdir={tmp_path / 'table'}", *flags), *parts)
+    assert not (tmp_path / "table").exists()
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "compare.py", "predict.py"])
 def test_help_reads_well(script):
     finished = run(script, "--help")
-    assert "--workdir" in finished.stdout
-    assert "python " + script in finished.stdout
+    assert finished.returncode == 0
+    text, _, listed = finished.stdout.partition("\nFlags:\n")
+    assert "python " + script in text
+    assert "--workdir" in listed and "(required)" in listed
+    assert "--config.FIELD=VALUE" in listed
+    assert ("--coordinator_address" in listed) == (script != "predict.py")
+    assert "absl" not in listed and "/" not in listed.replace("configs/common.py", "")

@@ -246,10 +246,12 @@ def test_hosts_compute_their_own_shards_and_no_others(run, tmp_path, monkeypatch
     from jax.experimental import multihost_utils
 
     shards = []
-    monkeypatch.setattr(
-        multihost_utils, "sync_global_devices",
-        lambda _: shards.append({p.name for p in (tmp_path / "three").glob("*/features*")}),
-    )  # fmt: skip
+
+    def gather(message):
+        shards.append({p.name for p in (tmp_path / "three").glob("*/features*")})
+        return np.stack([message] * 3)
+
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
     for host in range(3):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
         if host < 2:
@@ -257,7 +259,8 @@ def test_hosts_compute_their_own_shards_and_no_others(run, tmp_path, monkeypatch
                 run.ensure(tmp_path / "three")
         else:
             (three,) = run.ensure(tmp_path / "three")
-    assert [len(s) for s in shards] == [3, 5, 7]
+    # Hosts meet when they have written, and when they have looked for what others wrote.
+    assert [len(s) for s in shards] == [3, 3, 5, 5, 7, 7]
     assert contents(three) == contents(whole)
 
 

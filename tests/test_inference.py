@@ -14,21 +14,21 @@ from attn_lstm.parallel import make_mesh
 from attn_lstm.prediction import emit_most_confident
 
 
-def predicted(config, split, devices, thresholds):
+def arguments(config, split, devices):
+    """What a pass over the split takes before its thresholds, and the mesh."""
     network = create_network(config, len(split.label_names))
     images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
     init = jax.jit(lambda key: network.init(key, images, emit_most_confident, steps=1))
     variables = init(jax.random.key(7))
     mesh = make_mesh(jax.devices()[:devices])
     inputs = Inputs(config, split, variables, None, views=1, say=print)
-    return inference.predict_split(
-        inference.map_eval_step(config, len(split.label_names), mesh),
-        variables,
-        inputs.evaluation(),
-        jnp.arange(3),
-        thresholds,
-        mesh,
-    )
+    step = inference.map_eval_step(config, len(split.label_names), mesh)
+    return (step, variables, inputs.evaluation(), jnp.arange(3)), mesh
+
+
+def predicted(config, split, devices, thresholds):
+    given, mesh = arguments(config, split, devices)
+    return inference.predict_split(*given, thresholds, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,28 @@ def test_several_thresholds_at_once_are_each_as_if_alone(config):
     np.testing.assert_array_equal(high.labels, alone.labels)
     np.testing.assert_array_equal(low.scores, high.scores)
     assert (low.labels.sum(1) >= high.labels.sum(1)).all()
+
+
+def test_maps_belong_to_the_predictions_beside_them(config):
+    split = load_split(config.data, "test")
+    (plain,) = predicted(config, split, 1, [0.2])
+    given, mesh = arguments(config, split, 4)
+    predictions, maps = inference.predict_with_maps(*given, 0.2, mesh)
+    np.testing.assert_array_equal(predictions.sequence, plain.sequence)
+    np.testing.assert_array_equal(predictions.image_id, np.arange(10))
+    assert maps.shape == (*plain.sequence.shape, plain.regions)
+    emitted = plain.sequence >= 0
+    np.testing.assert_allclose(maps.sum(-1, dtype=np.float32)[emitted], 1, rtol=1e-2)
+    highest = np.take_along_axis(maps, plain.peaks[..., None], -1)[..., 0]
+    np.testing.assert_array_equal(highest[emitted], maps.max(-1)[emitted])
+
+
+def test_a_row_that_looks_nowhere_has_no_maps(tiny_config):
+    config = resolve(tiny_config("resnet_baseline"))
+    given, mesh = arguments(config, load_split(config.data, "test"), 1)
+    predictions, maps = inference.predict_with_maps(*given, 0.5, mesh)
+    assert maps is None and predictions.peaks is None
+    assert len(predictions.labels) == 10
 
 
 def test_a_split_without_batches_is_an_error(config):

@@ -39,6 +39,7 @@ def results(draw):
 def warnings(monkeypatch):
     """The warnings logged during the test."""
     texts = []
+    metrics._warn_once.cache_clear()
     monkeypatch.setattr(logging, "warning", lambda text, *values: texts.append(text % values))
     return texts
 

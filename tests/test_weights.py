@@ -6,6 +6,8 @@ import os
 import pickle
 import re
 import struct
+import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -222,6 +224,67 @@ def test_a_pickle_that_names_a_huge_memo_entry_needs_no_memory():
         return record.replace(b"}q\x00", b"}r\xff\xff\xff\xff") if "data.pkl" in name else record
 
     assert list(read_state_dict(rewritten(data, change))) == ["a"]
+
+
+def with_program(program: bytes, compression: int = 0) -> bytes:
+    """A zip file of torch.save with one storage of two numbers, and `program` for its pickle."""
+    return rewritten(
+        saved({"a": torch.zeros(2)}),
+        lambda name, record: b"\x80\x02" + program + b"." if name.endswith("data.pkl") else record,
+        compression,
+    )
+
+
+FLOATS = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x02tQ"
+GROWING = {
+    # A tuple of two tuples of two tuples ... as the name of a function, 2^60 of them in words.
+    "a name": b")q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"h\x00h\x00\x93",
+    # A shape of so many so large sides that their product would take hours.
+    "a shape": b"\x8a\xff" + b"\x7f" * 255 + b"q\x00K\x00q\x01}U\x01a"
+    + b"ctorch._utils\n_rebuild_tensor\n(" + FLOATS
+    + b"K\x00(" + b"h\x00" * 200_000 + b"t(" + b"h\x01" * 200_000 + b"ttRs",
+    # A long list of items, of which one dict after the other is made.
+    "dicts": b"](" + b"".join(b"]U\x04%04da]a" % i for i in range(10_000)) + b"eq\x00"
+    + b"ccollections\nOrderedDict\nq\x01" + b"h\x01h\x00\x85R" * 20_000 + b"]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_small_program_takes_little_time_and_memory(name):
+    data = with_program(GROWING[name])
+    tracemalloc.start()
+    start = time.monotonic()
+    try:
+        with pytest.raises(ValueError):
+            read_state_dict(data)
+        assert time.monotonic() - start < 30
+        assert tracemalloc.get_traced_memory()[1] < 100 * len(data) + 10**6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressed_records_are_refused(compression):
+    data = bytearray(saved({"a": torch.zeros(2)}))
+    directory = data.index(b"PK\x01\x02")
+    data[directory + 10] = compression
+    with pytest.raises(ValueError, match="a compressed record"):
+        read_state_dict(bytes(data))
+
+
+def test_what_is_no_file_of_weights_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "a.pth")
+    (tmp_path / "c.pth").touch()
+    os.truncate(tmp_path / "c.pth", 5 * 10**9)
+    for file, named in (
+        (tmp_path / "a.pth", "pipe"),
+        ("/dev/zero", "device"),
+        (tmp_path, "direct"),
+    ):
+        with pytest.raises(UserError, match=named):
+            weights.load_backbone(file, 18)
+    with pytest.raises(UserError, match="5 GB, more than any backbone's"):
+        weights.load_backbone(tmp_path / "c.pth", 18)
 
 
 def saved_npz(**arrays: np.ndarray) -> bytes:
