@@ -10,14 +10,22 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["attn_lstm", "attn_lstm.*", "configs"]),
+    package_data={
+        "attn_lstm.export": ["*.j2"],
+        "attn_lstm.reports": ["*.j2", "*.css", "*.js"],
+    },
     install_requires=[
         "absl-py>=2.1",
         # TFDS reads records by their index with it.
         'array_record>=0.8; sys_platform != "win32"',
+        # jax.export writes with it, and does not declare it.
+        "flatbuffers>=24",
         "flax>=0.12",
         # TFDS imports it when it prepares a data set, and does not declare it.
         "importlib_resources>=6",
         "jax>=0.8",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "matplotlib>=3.9",
         "ml-collections>=1.0",
         "ml_dtypes>=0.5",
@@ -26,6 +34,7 @@ setup(
         # Its 1.0 may change the interfaces of checkpoint managers.
         "orbax-checkpoint>=0.11,<1",
         "pillow>=11",
+        "rich>=13",
         "safetensors>=0.5",
         "scikit-learn>=1.5",
         # Shows what tensorboardX has written.
@@ -39,6 +48,10 @@ setup(
     extras_require={
         "test": [
             "hypothesis>=6.100",
+            # These three run the notebook.
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pytest>=8",
             "pytest-xdist>=3.6",
             # The formatter's style changes between minor versions.

@@ -1,5 +1,6 @@
 """Checking a configuration before anything is read, and making it final."""
 
+import difflib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -7,18 +8,23 @@ from typing import Any
 import jax
 import ml_collections
 
+from attn_lstm import thresholds
 from attn_lstm.beam_search import STOPS
 from attn_lstm.errors import UserError
-from attn_lstm.losses import LABEL_LOSSES
+from attn_lstm.losses import LABEL_LOSSES, SET_LOSSES
+from attn_lstm.models.decoder import QUERIES
+from attn_lstm.models.set_heads import LABEL_HEADS, TEMPERATURES
 from attn_lstm.ordering import ORDERS, TARGETS, emits_end_token
+from attn_lstm.prediction import DECISIONS, SCORES
 
-# Fields that say where things lie, not what is computed: they may differ between two runs in the
-# same work directory.
+# Fields that say where things lie, not what is computed: they may differ between hosts.
 PLACES = ("data.path", "data.download", "backbone.weights", "cache.path")
+# Fields that may differ between two runs in the same work directory: those, and when to give up.
+CHANGEABLE = (*PLACES, "train.on_nonfinite", "train.max_skipped")
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "dtype": ("auto", "float32", "bfloat16"),
-    "head": ("attention_lstm", "linear", "cnn_rnn"),
+    "head": ("attention_lstm", *LABEL_HEADS, "cnn_rnn", "knn"),
     "loss": LABEL_LOSSES,
     "order": ORDERS,
     "data.name": ("digits", "coco", "nus_wide", "folder"),
@@ -29,18 +35,25 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "backbone.name": ("resnet", "mobilenet_v2", "small"),
     "backbone.depth": (18, 34, 50, 101, 152),
     "decoder.initial_state": ("mean", "zeros"),
+    "decoder.query": QUERIES,
     "decoder.target": TARGETS,
+    "decoder.loss": SET_LOSSES,
     "search.stop": STOPS,
+    "search.scores": SCORES,
+    "search.decide": DECISIONS,
+    "search.thresholds": thresholds.KINDS,
     "optimizer.name": ("adam", "sgd"),
     "optimizer.schedule": ("cosine", "constant"),
     "cache.dtype": ("float16", "float32"),
+    "train.on_nonfinite": ("error", "skip"),
     "train.best_figure": ("mAP", "C-F1", "O-F1", "macro-F1"),
 }
 
-# Smallest and largest permitted value; an integer field needs no more than its bounds.
+# Smallest and largest permitted value; fields with integers for bounds are integers.
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "data.image_size": (32, 4096),
+    "data.max_pixels": (1, 178_956_970),  # Pillow and TensorFlow decode no more
     "data.validation_fraction": (0.0, 0.9),
     "data.test_fraction": (0.0, 0.9),
     "data.split_seed": (0, 2**31 - 1),
@@ -48,19 +61,36 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.augment.randaugment_layers": (0, 16),
     "data.augment.randaugment_magnitude": (0, 30),
     "data.augment.cutout": (0, 4096),
+    "asymmetric.gamma_neg": (0.0, 100.0),
+    "asymmetric.gamma_pos": (0.0, 100.0),
+    "asymmetric.clip": (0.0, 0.99),
+    "focal.gamma": (0.0, 100.0),
+    "focal.alpha": (0.0, 0.99),
     "decoder.hidden": (1, 2**16),
     "decoder.attention": (1, 2**16),
+    "decoder.heads": (1, 64),
     "decoder.embedding": (1, 2**16),
     "decoder.max_labels": (1, 2**16),
     "decoder.dropout": (0.0, 0.99),
+    "decoder.feature_dropout": (0.0, 0.99),
+    "set_head.hidden": (4, 2**16),
+    "set_head.heads": (1, 64),
+    "set_head.feedforward": (1, 2**16),
+    "set_head.layers": (1, 64),
+    "set_head.encoder_layers": (0, 64),
+    "set_head.groups": (1, 2**16),
+    "set_head.residual": (0.0, 1e3),
+    "set_head.dropout": (0.0, 0.99),
     "backbone.unfreeze_step": (0, 2**31 - 1),
     "label_smoothing": (0.0, 0.99),
     "ema.decay": (0.0, 0.999999),
+    "swa.start_step": (0, 2**31 - 1),
     "cache.views": (0, 1000),
     "optimizer.backbone_scale": (0.0, 1e3),
     "search.beam_size": (1, 1024),
     "search.threshold": (-1.0, 1.0),
     "search.top_k": (0, 2**16),
+    "knn.neighbours": (0, 1000),
     "optimizer.learning_rate": (0.0, 1e3),
     "optimizer.weight_decay": (0.0, 1e3),
     "optimizer.warmup_steps": (0, 2**31 - 1),
@@ -71,8 +101,31 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.eval_every": (1, 2**31 - 1),
     "train.checkpoint_every": (1, 2**31 - 1),
     "train.keep": (1, 1000),
+    "train.max_skipped": (1, 2**31 - 1),
     "eval.batch_size": (1, 2**20),
 }
+
+SWITCHES = (
+    "data.drop_unlabelled",
+    "data.download",
+    "data.augment.flip",
+    "backbone.frozen",
+    "backbone.freeze_norm",
+    "backbone.remat",
+    "decoder.use_attention",
+    "decoder.learned_stop",
+)
+TEXTS = ("method", "data.path", "data.train_list", "backbone.weights", "cache.path")
+
+# What a frozen backbone leaves without effect, with the values in `configs/common.py`.
+_OF_A_LEARNING_BACKBONE = {
+    "backbone.unfreeze_step": 0,
+    "backbone.freeze_norm": False,
+    "backbone.remat": False,
+    "optimizer.backbone_scale": 0.1,
+}
+
+FIELDS = frozenset((*CHOICES, *RANGES, *SWITCHES, *TEXTS))
 
 
 def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -82,6 +135,15 @@ def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tup
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def unknown_field(name: str) -> str:
+    """What to say of a field that does not exist; `name` is without 'config.'."""
+    last = name.rpartition(".")[2]
+    in_other_groups = [field for field in sorted(FIELDS) if field.rpartition(".")[2] == last]
+    near = in_other_groups or difflib.get_close_matches(name, sorted(FIELDS), 1)
+    advice = f"did you mean config.{near[0]}?" if near else "see configs/common.py"
+    return f"unknown config field config.{name}; {advice}"
 
 
 def validate(config: ml_collections.ConfigDict, devices: int) -> None:
@@ -94,72 +156,208 @@ def validate(config: ml_collections.ConfigDict, devices: int) -> None:
     Raises:
       UserError: naming all mistakes at once.
     """
+    if mistakes := find_mistakes(config, devices):
+        raise UserError("; ".join(mistakes))
+
+
+def find_mistakes(config: ml_collections.ConfigDict, devices: int) -> list[str]:
+    """What `validate` names, one by one."""
     fields = dict(flatten(config))
-    missing = sorted({*CHOICES, *RANGES} - {*fields})
-    if missing:
-        raise UserError(
+    mistakes = [unknown_field(name) for name in sorted({*fields} - FIELDS)]
+    if missing := sorted(FIELDS - {*fields}):
+        mistakes.append(
             f"the config lacks {', '.join(missing)}: it was made by another version; build it on "
             "configs/common.py"
         )
-    problems = []
-    for name, choices in CHOICES.items():
-        if fields[name] not in choices:
-            known = ", ".join(map(str, choices))
-            problems.append(f"config.{name}={fields[name]!r} is none of: {known}")
-    for name, (low, high) in RANGES.items():
-        if not low <= fields[name] <= high:  # also catches NaN
-            problems.append(f"config.{name}={fields[name]!r} is not between {low} and {high}")
+        return mistakes
+    mistakes += [f"config.{name}={value!r} {wrong}" for name, value in fields.items()
+                 if name in FIELDS and (wrong := _wrong(name, value))]  # fmt: skip
     for name in ("train.batch_size", "eval.batch_size"):
-        if fields[name] % devices:
-            problems.append(
+        if isinstance(fields[name], int) and fields[name] % devices:
+            mistakes.append(
                 f"config.{name}={fields[name]} does not divide over {devices} devices; "
                 f"take a multiple of {devices}"
             )
+    return mistakes + _contradictions(config)
+
+
+def _wrong(name: str, value: Any) -> str | None:
+    """What is wrong with a value by itself."""
+    if name in CHOICES and value not in CHOICES[name]:
+        known = [*map(str, CHOICES[name])]
+        near = difflib.get_close_matches(str(value), known, 1)
+        return f"is none of: {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
+    if name in SWITCHES and not isinstance(value, bool):
+        return "is neither True nor False"
+    if name in TEXTS and not isinstance(value, str):
+        return "is no text"
+    if name in RANGES:
+        low, high = RANGES[name]
+        whole = isinstance(low, int)
+        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not number or not low <= value <= high:  # NaN is not between them
+            return f"is no {'integer' if whole else 'number'} between {low} and {high}"
+    return None
+
+
+def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
+    """What is wrong with values beside each other."""
+    problems = []
     if config.data.name != "digits" and not config.data.path:
         problems.append(f"config.data.path is empty: give the folder of {config.data.name!r}")
+    if config.data.protocol == "list" and not config.data.train_list:
+        problems.append("config.data.protocol='list' needs config.data.train_list: a file of paths")
+    of_paper = config.data.name == "nus_wide" and config.data.protocol == "paper"
+    if of_paper and not config.data.drop_unlabelled:
+        problems.append(
+            "config.data.protocol='paper' removes images without labels: give "
+            "config.data.drop_unlabelled=True, or config.data.protocol=official"
+        )
     if config.order != "confidence" and config.decoder.target != "all":
         problems.append(
-            f"config.decoder.target={config.decoder.target!r} has no meaning with the fixed "
-            f"config.order={config.order!r}; leave it at 'all'"
+            f"config.decoder.target={config.decoder.target!r} has no meaning with "
+            f"config.order={config.order!r}, which says what each step is held against; leave it "
+            "at 'all'"
         )
-    if config.head == "cnn_rnn" and not emits_end_token(config.order, config.decoder.target):
+    by_token = emits_end_token(config.order, config.decoder.target)
+    if config.head == "cnn_rnn" and not by_token:
         problems.append(
             "config.head='cnn_rnn' learns when to end from a sequence of labels: give "
             "config.order='frequent_first' or 'rare_first'"
         )
-    if config.loss != "bce" and config.head != "linear":
+    if config.decoder.loss != "bce" and (config.head != "attention_lstm" or by_token):
         problems.append(
-            f"config.loss={config.loss!r} needs config.head='linear', not {config.head!r}"
+            f"config.decoder.loss={config.decoder.loss!r} needs steps that are held against a set: "
+            "give config.head='attention_lstm', config.order='confidence' and "
+            "config.decoder.target='all' or 'remaining', or leave it at 'bce'"
         )
-    if config.loss != "bce" and config.label_smoothing:
+    if config.loss in ("softmax", "warp") and config.head not in LABEL_HEADS:
         problems.append(
-            f"config.label_smoothing has no meaning with config.loss={config.loss!r}; leave it at 0"
+            f"config.loss={config.loss!r} needs a config.head of {', '.join(LABEL_HEADS)}, not "
+            f"{config.head!r}"
         )
-    if config.search.top_k and config.head != "linear":
+    elif config.loss != "bce" and config.head in ("cnn_rnn", "knn"):
         problems.append(
-            f"config.search.top_k={config.search.top_k} needs config.head='linear'; others predict "
-            "sets of any size, and eval.py reports the 3 best labels beside them"
+            f"config.loss={config.loss!r} has no meaning with config.head={config.head!r}, which "
+            "has no M_map; leave it at 'bce'"
         )
-    if config.search.top_k and config.search.threshold >= 0:
+    for name, loss in (("loss", config.loss), ("decoder.loss", config.decoder.loss)):
+        if loss != "bce" and config.label_smoothing:
+            problems.append(
+                f"config.label_smoothing has no meaning with config.{name}={loss!r}; leave it at 0"
+            )
+    if config.swa.start_step and config.ema.decay:
         problems.append(
-            f"config.search.threshold={config.search.threshold} has no meaning with "
+            "config.ema.decay and config.swa.start_step each choose what is evaluated; leave one "
+            "at 0"
+        )
+    start, steps = config.swa.start_step, config.train.steps
+    if not (_wrong("swa.start_step", start) or _wrong("train.steps", steps)) and start >= steps:
+        problems.append(
+            f"config.swa.start_step={start} is not below config.train.steps={steps}: nothing would "
+            "be averaged"
+        )
+    if config.search.top_k and config.head not in (*LABEL_HEADS, "knn"):
+        problems.append(
+            f"config.search.top_k={config.search.top_k} needs a config.head of "
+            f"{', '.join(LABEL_HEADS)} or knn; others predict sets of any size, and eval.py "
+            "reports the 3 best labels beside them"
+        )
+    problems += _set_head_problems(config.head, config.set_head)
+    if config.decoder.learned_stop and (config.head != "attention_lstm" or by_token):
+        problems.append(
+            "config.decoder.learned_stop is for config.head='attention_lstm' without an end token: "
+            "give config.order='confidence' and config.decoder.target='all' or 'remaining'"
+        )
+    threshold = config.search.threshold
+    if config.search.top_k and not _wrong("search.threshold", threshold) and threshold >= 0:
+        problems.append(
+            f"config.search.threshold={threshold} has no meaning with "
             f"config.search.top_k={config.search.top_k}; give config.search.threshold=-1 or "
             "config.search.top_k=0"
         )
-    if config.backbone.frozen and not config.backbone.weights:
+    problems += _search_problems(config)
+    if config.head == "knn" and not config.backbone.frozen:
+        problems.append("config.head='knn' trains nothing: give config.backbone.frozen=True")
+    if config.head != "knn" and config.backbone.frozen and not config.backbone.weights:
         problems.append(
             "config.backbone.frozen with random parameters learns nothing: give "
             "config.backbone.weights, or config.backbone.frozen=False to train from scratch"
         )
-    if config.backbone.frozen and config.backbone.unfreeze_step:
+    fields = dict(flatten(config))
+    for name, usual in _OF_A_LEARNING_BACKBONE.items():
+        if config.backbone.frozen and fields[name] != usual:
+            problems.append(
+                f"config.{name}={fields[name]} is for a backbone that learns: give "
+                f"config.backbone.frozen=False, or leave it at {usual}"
+            )
+    scale = config.optimizer.backbone_scale
+    if not config.backbone.frozen and not config.backbone.weights and scale != 0.1:
         problems.append(
-            f"config.backbone.unfreeze_step={config.backbone.unfreeze_step} needs "
-            "config.backbone.frozen=False"
+            f"config.optimizer.backbone_scale={scale} is for a backbone that starts from "
+            "config.backbone.weights: one from random parameters learns as fast as the head; give "
+            "weights, or leave it at 0.1"
         )
     if config.backbone.weights and config.backbone.name == "small":
         problems.append("config.backbone.weights: the small backbone has no published weights")
-    if problems:
-        raise UserError("; ".join(problems))
+    return problems
+
+
+def _set_head_problems(head: str, sizes: ml_collections.ConfigDict) -> list[str]:
+    """What is wrong with the sizes of a set head, beside their ranges."""
+    if not all(isinstance(size, int) and size > 0 for size in (sizes.hidden, sizes.heads)):
+        return []
+    if head == "csra" and sizes.heads not in TEMPERATURES:
+        known = ", ".join(map(str, TEMPERATURES))
+        return [f"config.set_head.heads={sizes.heads}: csra has {known} heads"]
+    multiple = {"query2label": math.lcm(4, sizes.heads), "ml_decoder": sizes.heads}.get(head, 1)
+    if sizes.hidden % multiple:
+        return [f"config.set_head.hidden={sizes.hidden} is no multiple of {multiple}"]
+    return []
+
+
+def has_decoder(config: ml_collections.ConfigDict) -> bool:
+    """Whether the row emits its labels one by one."""
+    return config.head not in (*LABEL_HEADS, "knn")
+
+
+def _search_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """Contradictions in what ranks labels and what decides on them."""
+    search, sequential = config.search, has_decoder(config)
+    by_path = sequential and search.decide == "path"
+    ends_itself = config.decoder.learned_stop or emits_end_token(
+        config.order, config.decoder.target
+    )
+    if search.scores in ("max", "beam") and not sequential:
+        yield (
+            f"config.search.scores={search.scores!r} needs the steps of a decoder, which "
+            f"config.head={config.head!r} lacks; leave it at 'last_step'"
+        )
+    if search.scores in ("map", "mean") and config.head == "cnn_rnn":
+        yield (
+            f"config.search.scores={search.scores!r} needs v_prob, which config.head='cnn_rnn' "
+            "lacks; give 'last_step' or 'beam'"
+        )
+    if sequential and not by_path and search.scores == "beam" and not ends_itself:
+        yield (
+            "config.search.scores='beam' with config.search.decide='scores' needs paths that end "
+            "by themselves; this row's end by τ: give config.search.decide='path' or other scores"
+        )
+    if sequential and not by_path and search.threshold == 0:
+        yield (
+            "config.search.threshold=0 with config.search.decide='scores' would predict every "
+            "label; give config.search.threshold=-1 and tune it"
+        )
+    if search.thresholds == "per_class" and (
+        by_path
+        or search.top_k
+        or (not _wrong("search.threshold", search.threshold) and search.threshold >= 0)
+    ):
+        yield (
+            "config.search.thresholds='per_class' needs sets that are cut from scores at a tuned "
+            "τ: give config.search.decide='scores' for a row with a decoder, "
+            "config.search.threshold=-1 and config.search.top_k=0"
+        )
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -2,9 +2,15 @@
 
 # ruff: noqa: E402  the environment must be set before JAX is imported
 
+import codecs
+import contextlib
 import json
 import os
+import pty
+import shutil
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 # Most of the tests' time would be XLA's optimisation of steps that run a few times.
@@ -19,16 +25,31 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from attn_lstm.training import samples
 from configs import coco
 
 hypothesis.settings.register_profile(
     "project", deadline=None, max_examples=25, derandomize=True, print_blob=True
 )
 hypothesis.settings.load_profile("project")
+
+# Pictures would be much of what runs of a few steps do.
+samples.COUNT = 1
+
+NOBODY = 65_534
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed():
+    """Compiled functions are dropped behind each module: all of them together take gigabytes."""
+    yield
+    jax.clear_caches()
+
 
 CATEGORIES = [{"id": i, "name": name} for i, name in ((1, "red"), (3, "green"), (90, "blue"))]
 
@@ -81,6 +102,8 @@ def tiny_config(coco_folder):
                 "decoder.hidden": 16,
                 "decoder.attention": 8,
                 "decoder.max_labels": 3,
+                "set_head.hidden": 16,
+                "set_head.feedforward": 16,
                 "decoder.dropout": 0.2,
                 "search.beam_size": 2,
                 "train.batch_size": 8,
@@ -95,3 +118,56 @@ def tiny_config(coco_folder):
         return config.lock()
 
     return create
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A function: in its `with` block output and errors go to a pseudo-terminal of 140 columns.
+
+    It yields a list, which holds what was written there, a text, when the block is left.
+    """
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "140")
+
+    @contextlib.contextmanager
+    def opened():
+        here, there = pty.openpty()
+        chunks, written = [], []
+
+        def read() -> None:
+            with contextlib.suppress(OSError):  # what a terminal without another end gives
+                while chunk := os.read(here, 4096):
+                    chunks.append(chunk)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        with (
+            os.fdopen(there, "w") as stream,
+            contextlib.redirect_stdout(stream),
+            contextlib.redirect_stderr(stream),
+        ):
+            yield written
+        reader.join()
+        os.close(here)
+        written.append(b"".join(chunks).decode())
+
+    return opened
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder of one's own, while one may not read what is closed: root may read anything."""
+    root = Path(tempfile.mkdtemp())
+    is_root = os.geteuid() == 0
+    codecs.lookup("utf-8-sig")  # imported now: Python's own folder may be closed, too
+    try:
+        if is_root:
+            shutil.chown(root, NOBODY)
+            os.seteuid(NOBODY)
+        yield root
+    finally:
+        if is_root:
+            os.seteuid(0)
+        shutil.rmtree(root)

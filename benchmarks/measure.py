@@ -1,0 +1,112 @@
+"""What the benchmarks share: clocks that take turns, this machine's limits, and tables."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def turns(names: Sequence[str], rounds: int) -> Iterator[str]:
+    """The names in turn, every other round backwards: what else the machine does hits all alike."""
+    for index in range(rounds):
+        yield from names[::-1] if index % 2 else names
+
+
+def alternate(
+    functions: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each call, the functions taking turns.
+
+    Args:
+      functions: by name; JAX arrays that they return are waited for.
+      rounds: timed calls of each.
+      warm_up: calls of each before that, not timed: they compile, and fill caches.
+    """
+    for function in functions.values():
+        for _ in range(warm_up):
+            jax.block_until_ready(function())
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for name in turns(list(functions), rounds):
+        start = time.perf_counter()
+        jax.block_until_ready(functions[name]())
+        seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_seconds(function: Callable[[], Any], rounds: int, warm_up: int = 1) -> float:
+    """The median of `alternate` for a function that has no rival."""
+    return statistics.median(alternate({"": function}, rounds, warm_up)[""])
+
+
+def median_ratio(seconds: Sequence[float], of: Sequence[float]) -> float:
+    """Median over the rounds of `seconds / of`: steadier than the ratio of two medians."""
+    return statistics.median(a / b for a, b in zip(seconds, of, strict=True))
+
+
+def machine() -> str:
+    """Processor, cores, devices, versions and load, in one line. Starts JAX's devices."""
+    processor = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+        processor = names[0] if names else processor
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        f"{processor}, {os.cpu_count()} cores; JAX {jax.__version__} on {devices}; "
+        f"Python {platform.python_version()}; load {load}"
+    )
+
+
+def cost(compiled: jax.stages.Compiled) -> tuple[float, float]:
+    """(FLOPs, bytes read and written) of one call, as XLA counts them.
+
+    Its count has the body of a loop once, however often that runs.
+    """
+    analysis = compiled.cost_analysis() or {}
+    return analysis.get("flops", 0.0), analysis.get("bytes accessed", 0.0)
+
+
+def limits(dtype: str = "float32") -> tuple[float, float]:
+    """(FLOP/s, bytes/s) of the first device, measured: by a matrix product and a sum.
+
+    No step takes less time than its FLOPs over the first, nor than its bytes over the second.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    side, elements = (2048, 2**26) if on_cpu else (8192, 2**28)
+    square = jnp.full((side, side), 0.5, dtype)
+    vector = jnp.zeros(elements, jnp.float32)
+    multiply = jax.jit(jnp.matmul)
+    # In place: new memory would be measured by how fast the system hands it out.
+    add_one = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def add() -> jax.Array:
+        nonlocal vector
+        vector = add_one(vector)
+        return vector
+
+    seconds = alternate({"multiply": lambda: multiply(square, square), "add": add}, rounds=7)
+    product, sum_ = (statistics.median(seconds[name]) for name in ("multiply", "add"))
+    return 2 * side**3 / product, 2 * vector.nbytes / sum_
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a Markdown table: the first column to the left, numbers behind it to the right."""
+    table = Table(box=box.MARKDOWN)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    # As wide as the table is: neither a terminal nor a file may cut its cells.
+    console = Console(width=1000, highlight=False, markup=False)
+    console.print(f"\n{title}")
+    console.print(table)
