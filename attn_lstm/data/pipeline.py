@@ -9,6 +9,7 @@ came by it, without reading what lies before. Augmentation is seeded by (seed, e
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -161,8 +162,10 @@ def evaluation_parts(n: int, batch_size: int, part: slice) -> tf.data.Dataset:
 # ---------------------------------------------------------------------------- the tf.data graph
 
 
-def _read_or_blank(split: Split, row: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """int64[] -> (uint8[h,w,3], bool[]): the image and True, or one black pixel and False.
+def _read_or_blank(
+    split: Split, row: tf.Tensor, wanted: tf.Tensor, max_pixels: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """int64[], bool[] -> (uint8[h,w,3], bool[]): the image and True, or one black pixel and False.
 
     TensorFlow has no `try`, but a data set that ignores its errors and has something to go on
     with is one. So a bad image neither ends the epoch nor moves another row.
@@ -171,7 +174,7 @@ def _read_or_blank(split: Split, row: tf.Tensor, max_pixels: int) -> tuple[tf.Te
     def read(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return preprocess.decode(split.images.read(row), max_pixels), tf.constant(True)
 
-    attempt = tf.data.Dataset.from_tensors(row).filter(lambda row: row >= 0).map(read)
+    attempt = tf.data.Dataset.from_tensors(row).filter(lambda row: wanted).map(read)
     blank = tf.data.Dataset.from_tensors((tf.zeros([1, 1, 3], tf.uint8), tf.constant(False)))
     return attempt.ignore_errors().concatenate(blank).take(1).get_single_element()
 
@@ -202,27 +205,30 @@ def _example_seed(seed: int, epoch: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
     return tf.random.fold_in(tf.random.fold_in(base, epoch), row)
 
 
-def _batched(
+def _batches(
     rows: tf.data.Dataset,
     split: Split,
     batch_size: int,
+    on_bad_image: OnBadImage,
     max_pixels: int,
     finish: Callable[..., tf.Tensor],
-) -> tf.data.Dataset:
-    """Elements (row, ...) -> (image, labels, mask, row) in batches.
+) -> Batches:
+    """Elements (row, ...) -> batches of (image, labels, mask, row).
 
     Args:
         rows: elements (row int64[], ...); row -1 for padding.
         split: where the rows lie.
         batch_size: of this host.
+        on_bad_image: 'error' or 'skip'.
         max_pixels: an image with more of them counts as one that cannot be decoded.
         finish: (image uint8[h,w,3], row, ...) -> uint8[size,size,3].
     """
     # A tensor outside of the graph: referred to, not copied into it.
     labels = tf.constant(split.labels)
+    ending = tf.Variable(False)
 
     def example(row: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        image, good = _read_or_blank(split, row, max_pixels)
+        image, good = _read_or_blank(split, row, (row >= 0) & ~ending, max_pixels)
         image = finish(image, row, *rest)
         return (
             tf.where(good, image, tf.zeros_like(image)),
@@ -235,12 +241,29 @@ def _batched(
     options.deterministic = True
     # Images are the unit of parallel work: ops that split themselves further only contend.
     options.threading.max_intra_op_parallelism = 1
-    return (
-        rows.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    iterator = (
+        rows.take_while(lambda *_: ~ending)
+        .map(example, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
         .with_options(options)
+        .as_numpy_iterator()
     )
+    batches = Batches(iterator, split, on_bad_image, partial(_diagnosis, split, max_pixels))
+    weakref.finalize(batches, _end, iterator, ending)
+    return batches
+
+
+def _end(iterator: Iterator[Any], ending: tf.Variable) -> None:
+    """Lets the images that are being read come to their end, while others can run Python.
+
+    TensorFlow frees an iterator with Python's lock held, and waits for them then: those that are
+    read by a Python function, which waits for the lock, would never end.
+    """
+    with tf.init_scope():  # whatever graph is being traced when the batches are collected
+        ending.assign(True)
+        for _ in iterator:
+            pass
 
 
 # -------------------------------------------------------------------------------- the iterators
@@ -295,13 +318,6 @@ class Batches(Iterator[Batch]):
                 len(self.bad),
             )
         return batch
-
-
-def _iterate(
-    dataset: tf.data.Dataset, split: Split, on_bad_image: OnBadImage, max_pixels: int
-) -> Batches:
-    diagnose = partial(_diagnosis, split, max_pixels)
-    return Batches(dataset.as_numpy_iterator(), split, on_bad_image, diagnose)
 
 
 def _diagnosis(split: Split, max_pixels: int, row: int) -> str:
@@ -380,8 +396,7 @@ def train_batches(
         return _augmented(image, image_size, resize, augment, _example_seed(seed, epoch, row))
 
     rows = training_parts(len(split), batch_size, seed, start_step, part).unbatch()
-    dataset = _batched(rows, split, part.stop - part.start, max_pixels, finish)
-    return _iterate(dataset, split, on_bad_image, max_pixels)
+    return _batches(rows, split, part.stop - part.start, on_bad_image, max_pixels, finish)
 
 
 def eval_batches(
@@ -407,8 +422,7 @@ def eval_batches(
         return preprocess.resize(image, image_size, resize)
 
     rows = evaluation_parts(len(split), batch_size, part).unbatch()
-    dataset = _batched(rows, split, part.stop - part.start, max_pixels, finish)
-    return _iterate(dataset, split, on_bad_image, max_pixels)
+    return _batches(rows, split, part.stop - part.start, on_bad_image, max_pixels, finish)
 
 
 def view_batches(
@@ -437,7 +451,5 @@ def view_batches(
 
     padded = np.full(eval_steps(len(rows), batch_size) * batch_size, -1, np.int64)
     padded[: len(rows)] = rows
-    dataset = _batched(
-        tf.data.Dataset.from_tensor_slices(padded), split, batch_size, max_pixels, finish
-    )
-    return _iterate(dataset, split, on_bad_image, max_pixels)
+    dataset = tf.data.Dataset.from_tensor_slices(padded)
+    return _batches(dataset, split, batch_size, on_bad_image, max_pixels, finish)

@@ -1,5 +1,7 @@
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -353,3 +355,30 @@ def test_an_empty_split_is_an_error(numbers):
     for batches in (train, evaluate):
         with pytest.raises(UserError, match="no image"):
             batches(numbers.select([]))
+
+
+ABANDONING = """
+import sys, time
+from pathlib import Path
+from attn_lstm.data import image_file
+from tests.data.test_pipeline import train, write_split
+
+decode = image_file.decode
+def slow(content, max_pixels):
+    time.sleep(0.2)
+    return decode(content, max_pixels)
+
+image_file.decode = slow
+batches = train(write_split(Path(sys.argv[1]), 30))
+print(next(batches).image_id.size)
+{ending}
+"""
+
+
+@pytest.mark.parametrize("ending", ["del batches; print('on')", "sys.exit(3)"])
+def test_batches_may_be_left_while_images_are_read(tmp_path, ending):
+    # In a process of its own: what waits for ever cannot be interrupted.
+    command = [sys.executable, "-c", ABANDONING.format(ending=ending), str(tmp_path)]
+    left = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert left.returncode == (3 if "exit" in ending else 0), left.stderr
+    assert left.stdout.split() == (["4"] if "exit" in ending else ["4", "on"])
