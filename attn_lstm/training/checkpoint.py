@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +261,7 @@ class Checkpoints:
             if reason is None:
                 raise
             if self._saving:
-                atexit.register(_end_quietly)
+                _say_no_more()
             if jax.process_index() == 0:
                 for draft in self._drafts():  # as far as it is not written to: it may fill the disk
                     shutil.rmtree(draft, ignore_errors=True)
@@ -355,12 +355,10 @@ def _tell_refusals_once() -> None:
     """
 
     def is_other(record: logging.LogRecord) -> bool:
-        theirs = record.name == "asyncio" or "orbax" in Path(record.pathname).parts
         error = record.exc_info[1] if record.exc_info else None
-        return not (theirs and isinstance(error, Exception) and _refusal(error))
+        return not (_is_theirs(record) and isinstance(error, Exception) and _refusal(error))
 
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(is_other)
+    _filter_logs(is_other)
     report = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -370,12 +368,28 @@ def _tell_refusals_once() -> None:
     sys.unraisablehook = hook
 
 
-def _end_quietly() -> None:
-    """For the end of a process in which a save failed; what it has to say is said by then.
+@functools.cache
+def _say_no_more() -> None:
+    """For what is left of a process in which a save failed; what it has to say is said by then.
 
-    While Python takes itself down it reports the same writes once more, and asks no hook.
+    The writes beside the one that was refused find their files gone. While Python takes itself
+    down it reports the same writes once more, and asks no hook.
     """
-    sys.stderr = sys.__stderr__ = None
+
+    def end_quietly() -> None:
+        sys.stderr = sys.__stderr__ = None
+
+    _filter_logs(lambda record: not _is_theirs(record))
+    atexit.register(end_quietly)
+
+
+def _filter_logs(keeps: Callable[[logging.LogRecord], bool]) -> None:
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(keeps)
+
+
+def _is_theirs(record: logging.LogRecord) -> bool:
+    return record.name == "asyncio" or "orbax" in Path(record.pathname).parts
 
 
 def _difference(name: str, there: Any, here: Any) -> str:
