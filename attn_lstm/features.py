@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from attn_lstm.data.feature_store import FeatureStore
 
 # To be raised when the same key no longer stands for the same features.
-_VERSION = 2
+_VERSION = 3
 _SHARD_ROWS = 512  # what is lost by a stop, and held in memory until it is written
 _PROGRESS_SECONDS = 10.0
 

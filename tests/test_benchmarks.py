@@ -44,11 +44,9 @@ def test_flops_of_a_layer_are_counted_within_its_module():
 
 
 def run(name: str, *arguments: str) -> str:
-    """What a benchmark prints at the smallest size, in a process of its own: flags are global."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--size=small", "--rounds=1"]
-    finished = subprocess.run(
-        [*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    """What a benchmark prints, in a process of its own: flags are global."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--rounds=1", *arguments]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
@@ -56,7 +54,7 @@ def run(name: str, *arguments: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train_step", "inference"])
 def test_pytorch_computes_the_same_numbers_before_it_is_timed(name):
-    printed = run(name, "--torch=eager", "--dtypes=float32")
+    printed = run(name, "--size=small", "--torch=eager", "--dtypes=float32")
     for row in ("ours, float32", "PyTorch, eager, float32"):
         assert f"| {row} " in printed
     assert " ms at least" in printed
@@ -71,6 +69,14 @@ def test_pytorch_computes_the_same_numbers_before_it_is_timed(name):
     ],
 )
 def test_a_benchmark_prints_its_table(name, arguments, rows):
-    printed = run(name, *arguments)
+    printed = run(name, "--size=small", *arguments)
     for row in rows:
+        assert f"| {row} " in printed
+
+
+@pytest.mark.slow
+def test_the_input_pipeline_is_timed_beside_a_decoder_on_the_same_files(coco_folder):
+    printed = run("input_pipeline", f"--images={coco_folder}", "--count=64", "--image_size=32")
+    assert "58 JPEGs of 40 x 40 pixels (median)" in printed
+    for row in ("the bare decoder", "the pipeline, boxes and flips"):
         assert f"| {row} " in printed

@@ -20,7 +20,7 @@ from absl import logging
 
 from attn_lstm.data import image_file, preprocess
 from attn_lstm.data.cpu_tensorflow import tf
-from attn_lstm.data.split import Batch, Split
+from attn_lstm.data.split import Batch, ImageSource, Split
 from attn_lstm.errors import UserError
 
 ON_BAD_IMAGE = ("error", "skip")
@@ -163,7 +163,10 @@ def evaluation_parts(n: int, batch_size: int, part: slice) -> tf.data.Dataset:
 
 
 def _read_or_blank(
-    split: Split, row: tf.Tensor, wanted: tf.Tensor, max_pixels: int
+    images: ImageSource,
+    row: tf.Tensor,
+    wanted: tf.Tensor,
+    decode: Callable[[tf.Tensor], tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """int64[], bool[] -> (uint8[h,w,3], bool[]): the image and True, or one black pixel and False.
 
@@ -172,37 +175,56 @@ def _read_or_blank(
     """
 
     def read(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return preprocess.decode(split.images.read(row), max_pixels), tf.constant(True)
+        return decode(images.read(row)), tf.constant(True)
 
     attempt = tf.data.Dataset.from_tensors(row).filter(lambda row: wanted).map(read)
     blank = tf.data.Dataset.from_tensors((tf.zeros([1, 1, 3], tf.uint8), tf.constant(False)))
     return attempt.ignore_errors().concatenate(blank).take(1).get_single_element()
 
 
-def _augmented(
-    image: tf.Tensor, size: int, rule: str, augment: Augment, seed: tf.Tensor
-) -> tf.Tensor:
-    # Each operation has its own seed whether the others are on or not: one can be ablated alone.
-    crop, flip, rand, cutout = tf.unstack(tf.random.split(seed, 4))
-    if augment.crop_scale is None:
-        image = preprocess.resize(image, size, rule)
-    else:
-        image = preprocess.random_resized_crop(image, crop, size, augment.crop_scale)
-    if augment.flip:
-        image = preprocess.random_flip(image, flip)
-    if augment.randaugment_layers:
-        image = preprocess.randaugment(
-            image, rand, augment.randaugment_layers, augment.randaugment_magnitude
-        )
-    if augment.cutout:
-        image = preprocess.cutout(image, cutout, augment.cutout)
-    return image
+def _example_seeds(seed: int, epoch: tf.Tensor, row: tf.Tensor) -> list[tf.Tensor]:
+    """int32[2] of the crop, the flip, RandAugment and cutout, from (seed, epoch, row).
 
-
-def _example_seed(seed: int, epoch: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
-    """int32[2] from (seed, epoch, row)."""
+    Each has its own whether the others are on or not: one can be ablated alone.
+    """
     base = tf.constant([seed, 0], tf.int32)
-    return tf.random.fold_in(tf.random.fold_in(base, epoch), row)
+    return tf.unstack(tf.random.split(tf.random.fold_in(tf.random.fold_in(base, epoch), row), 4))
+
+
+@dataclass(frozen=True)
+class _View:
+    """From the file of an image to what the network sees of it in an epoch."""
+
+    image_size: int
+    resize: str
+    augment: Augment
+    seed: int
+    max_pixels: int
+
+    def decode(self, encoded: tf.Tensor, row: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        scale = self.augment.crop_scale
+        if scale is None:
+            return preprocess.decode(encoded, self.max_pixels)
+        crop, *_ = _example_seeds(self.seed, epoch, row)
+        return preprocess.decode_random_crop(
+            encoded, crop, self.image_size, scale, max_pixels=self.max_pixels
+        )
+
+    def finish(self, image: tf.Tensor, row: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        augment = self.augment
+        _, flip, rand, cutout = _example_seeds(self.seed, epoch, row)
+        # What was cropped has its size already, and a blank has none.
+        rule = self.resize if augment.crop_scale is None else "squash"
+        image = preprocess.resize(image, self.image_size, rule)
+        if augment.flip:
+            image = preprocess.random_flip(image, flip)
+        if augment.randaugment_layers:
+            image = preprocess.randaugment(
+                image, rand, augment.randaugment_layers, augment.randaugment_magnitude
+            )
+        if augment.cutout:
+            image = preprocess.cutout(image, cutout, augment.cutout)
+        return image
 
 
 def _batches(
@@ -210,28 +232,31 @@ def _batches(
     split: Split,
     batch_size: int,
     on_bad_image: OnBadImage,
-    max_pixels: int,
-    finish: Callable[..., tf.Tensor],
+    view: _View,
 ) -> Batches:
-    """Elements (row, ...) -> batches of (image, labels, mask, row).
+    """Elements (row, epoch) -> batches of (image, labels, mask, row).
 
     Args:
-        rows: elements (row int64[], ...); row -1 for padding.
+        rows: elements (row int64[], epoch int64[]); row -1 for padding.
         split: where the rows lie.
         batch_size: of this host.
         on_bad_image: 'error' or 'skip'.
-        max_pixels: an image with more of them counts as one that cannot be decoded.
-        finish: (image uint8[h,w,3], row, ...) -> uint8[size,size,3].
+        view: what becomes of an image.
     """
     # A tensor outside of the graph: referred to, not copied into it.
     labels = tf.constant(split.labels)
     ending = tf.Variable(False)
 
-    def example(row: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        image, good = _read_or_blank(split, row, (row >= 0) & ~ending, max_pixels)
-        image = finish(image, row, *rest)
+    def example(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        image, good = _read_or_blank(
+            split.images,
+            row,
+            (row >= 0) & ~ending,
+            lambda encoded: view.decode(encoded, row, epoch),
+        )
+        image = view.finish(image, row, epoch)
         return (
-            tf.where(good, image, tf.zeros_like(image)),
+            tf.cond(good, lambda: image, lambda: tf.zeros_like(image)),
             tf.cast(tf.gather(labels, tf.maximum(row, 0)) & (row >= 0), tf.float32),
             good,
             tf.cast(row, tf.int32),
@@ -249,7 +274,7 @@ def _batches(
         .with_options(options)
         .as_numpy_iterator()
     )
-    batches = Batches(iterator, split, on_bad_image, partial(_diagnosis, split, max_pixels))
+    batches = Batches(iterator, split, on_bad_image, partial(_diagnosis, split, view.max_pixels))
     weakref.finalize(batches, _end, iterator, ending)
     return batches
 
@@ -391,12 +416,9 @@ def train_batches(
     """
     _check(split, image_size, resize, seed)
     part = host_rows(batch_size, process_index, process_count)
-
-    def finish(image: tf.Tensor, row: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        return _augmented(image, image_size, resize, augment, _example_seed(seed, epoch, row))
-
     rows = training_parts(len(split), batch_size, seed, start_step, part).unbatch()
-    return _batches(rows, split, part.stop - part.start, on_bad_image, max_pixels, finish)
+    view = _View(image_size, resize, augment, seed, max_pixels)
+    return _batches(rows, split, part.stop - part.start, on_bad_image, view)
 
 
 def eval_batches(
@@ -417,12 +439,10 @@ def eval_batches(
     """
     _check(split, image_size, resize)
     part = host_rows(batch_size, process_index, process_count)
-
-    def finish(image: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
-        return preprocess.resize(image, image_size, resize)
-
-    rows = evaluation_parts(len(split), batch_size, part).unbatch()
-    return _batches(rows, split, part.stop - part.start, on_bad_image, max_pixels, finish)
+    parts = evaluation_parts(len(split), batch_size, part)
+    rows = parts.map(lambda row: (row, tf.zeros_like(row))).unbatch()  # of no matter which epoch
+    view = _View(image_size, resize, Augment(), 0, max_pixels)
+    return _batches(rows, split, part.stop - part.start, on_bad_image, view)
 
 
 def view_batches(
@@ -444,12 +464,8 @@ def view_batches(
     other arguments are those of `train_batches`, `batch_size` being this host's.
     """
     _check(split, image_size, resize, seed)
-
-    def finish(image: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
-        example_seed = _example_seed(seed, tf.constant(epoch, tf.int64), row)
-        return _augmented(image, image_size, resize, augment, example_seed)
-
     padded = np.full(eval_steps(len(rows), batch_size) * batch_size, -1, np.int64)
     padded[: len(rows)] = rows
-    dataset = tf.data.Dataset.from_tensor_slices(padded)
-    return _batches(dataset, split, batch_size, on_bad_image, max_pixels, finish)
+    rows_and_epochs = tf.data.Dataset.from_tensor_slices((padded, np.full_like(padded, epoch)))
+    view = _View(image_size, resize, augment, seed, max_pixels)
+    return _batches(rows_and_epochs, split, batch_size, on_bad_image, view)

@@ -1,8 +1,8 @@
 """Decoding, resizing and augmenting one image in TensorFlow.
 
-Every function takes and returns one image, works eagerly and inside `Dataset.map`, and gives
-uint8. What is random takes its numbers from a stateless `seed` int32[2]: equal seeds give equal
-images.
+Every function takes one image, as a file or as pixels, works eagerly and inside `Dataset.map`, and
+gives uint8 pixels. What is random takes its numbers from a stateless `seed` int32[2]: equal seeds
+give equal images.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from attn_lstm.data.cpu_tensorflow import tf
 
 CROP_RATIO = 0.875  # 224 / 256, the central part that image classifiers are tested on
 GREY = 128  # what uncovered and cut-out pixels are filled with
+_REDUCTIONS = (1, 2, 4, 8)  # by which libjpeg can decode a picture smaller than it is
 _CROP_STRIP = 8  # how much longer than the other a side may be before a crop cuts it first
 
 
@@ -24,6 +25,9 @@ _CROP_STRIP = 8  # how much longer than the other a side may be before a crop cu
 _JPEG = b"\xff\xd8"
 # Bytes in which EXIF is looked for: by its standard it comes first, behind a short header at most.
 _EXIF_WITHIN = 2**16
+# TensorFlow's default is a faster, coarser transform than PIL's and torchvision's, with which
+# published weights were trained.
+_DCT = "INTEGER_ACCURATE"
 
 
 def decode(encoded: tf.Tensor, max_pixels: int = image_file.MAX_PIXELS) -> tf.Tensor:
@@ -40,25 +44,40 @@ def decode(encoded: tf.Tensor, max_pixels: int = image_file.MAX_PIXELS) -> tf.Te
         tf.errors.InvalidArgumentError: not such an image, a damaged one, or too large a one.
     """
 
+    def jpeg(size: tf.Tensor) -> tf.Tensor:
+        return tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT)
+
+    return _decode(encoded, max_pixels, jpeg, lambda image: image)
+
+
+def _decode(
+    encoded: tf.Tensor,
+    max_pixels: int,
+    jpeg: Callable[[tf.Tensor], tf.Tensor],
+    rest: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
+    """string[] -> uint8[h,w,3].
+
+    Args:
+        encoded: see `decode`, and for `max_pixels`.
+        jpeg: what decodes a plain JPEG of size int64[3], (height, width, channels).
+        rest: what is to be done with the decoded picture of every other file.
+    """
     encoded = tf.convert_to_tensor(encoded)
-
-    def is_plain() -> tf.Tensor:
-        size = tf.io.extract_jpeg_shape(encoded, output_type=tf.int64)
-        start = tf.strings.substr(encoded, 0, _EXIF_WITHIN)
-        has_exif = tf.strings.regex_full_match(start, rb"(?s)\C*Exif\x00\x00\C*")
-        is_cmyk = size[2] == 4  # on whose sign TensorFlow and Pillow do not always agree
-        return (size[0] * size[1] <= max_pixels) & ~has_exif & ~is_cmyk
-
-    def jpeg() -> tf.Tensor:
-        # TensorFlow's default is a faster, coarser transform than PIL's and torchvision's, with
-        # which published weights were trained.
-        return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
-
+    is_jpeg = tf.strings.substr(encoded, 0, len(_JPEG)) == _JPEG
+    nothing = tf.zeros([3], tf.int64)
+    size = tf.cond(
+        is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded, output_type=tf.int64), lambda: nothing
+    )
+    start = tf.strings.substr(encoded, 0, _EXIF_WITHIN)
+    has_exif = tf.strings.regex_full_match(start, rb"(?s)\C*Exif\x00\x00\C*")
+    is_cmyk = size[2] == 4  # on whose sign TensorFlow and Pillow do not always agree
     # Nearly all images are plain JPEGs. TensorFlow decodes them without Python's lock, and exactly
     # as Pillow does.
-    is_jpeg = tf.strings.substr(encoded, 0, len(_JPEG)) == _JPEG
-    is_plain_jpeg = tf.cond(is_jpeg, is_plain, lambda: False)
-    image = tf.cond(is_plain_jpeg, jpeg, lambda: _decode_by_pillow(encoded, max_pixels))
+    is_plain = is_jpeg & (size[0] * size[1] <= max_pixels) & ~has_exif & ~is_cmyk
+    image = tf.cond(
+        is_plain, lambda: jpeg(size), lambda: rest(_decode_by_pillow(encoded, max_pixels))
+    )
     return tf.ensure_shape(image, [None, None, 3])
 
 
@@ -163,25 +182,54 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.image.stateless_random_flip_left_right(image, seed)
 
 
-def random_resized_crop(
-    image: tf.Tensor,
+def decode_random_crop(
+    encoded: tf.Tensor,
     seed: tf.Tensor,
     size: int,
     scale: tuple[float, float],
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    max_pixels: int = image_file.MAX_PIXELS,
 ) -> tf.Tensor:
-    """uint8[h,w,3] -> uint8[size,size,3]: a random box of the image, squashed to the size.
+    """string[] -> uint8[size,size,3]: a random box of the picture, squashed to the size.
+
+    Of a plain JPEG only the box is decoded, at a half, a quarter or an eighth of its size if that
+    is still twice what is asked for: the limit at which Pillow calls such a reduction all but
+    indistinguishable from plain resampling (`reducing_gap` of `Image.thumbnail`).
 
     Args:
-        image: the decoded image.
+        encoded: as in `decode`, which also says what is raised.
         seed: int32[2].
         size: height and width of the result in pixels.
         scale: least and most part of the image's area that the box covers.
         ratio: least and most width / height of the box. When no such box fits after ten tries,
             it is the whole image.
+        max_pixels: as in `decode`.
     """
+
+    def jpeg(shape: tf.Tensor) -> tf.Tensor:
+        box = _random_box(shape, seed, scale, ratio)
+        reducible = tf.reduce_min(box[2:]) // (2 * size)
+        fitting = sum(tf.cast(reducible >= by, tf.int32) for by in _REDUCTIONS[1:])
+        return tf.switch_case(fitting, [partial(decode_box, box, by) for by in _REDUCTIONS])
+
+    def decode_box(box: tf.Tensor, by: int) -> tf.Tensor:
+        return tf.image.decode_and_crop_jpeg(
+            encoded, box // by, channels=3, ratio=by, dct_method=_DCT
+        )
+
+    def cut(image: tf.Tensor) -> tf.Tensor:
+        box = _random_box(tf.shape(image), seed, scale, ratio)
+        return tf.image.crop_to_bounding_box(image, *tf.unstack(box))
+
+    return resize(_decode(encoded, max_pixels, jpeg, cut), size, "squash")
+
+
+def _random_box(
+    shape: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tf.Tensor:
+    """int32[4], (top, left, height, width) in an image of this shape; see `decode_random_crop`."""
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(image),
+        tf.cast(shape, tf.int32),
         bounding_boxes=tf.zeros([1, 0, 4]),
         seed=seed,
         min_object_covered=0.0,
@@ -190,7 +238,8 @@ def random_resized_crop(
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )
-    return resize(tf.slice(image, begin, extent), size, "squash")
+    # The channels come back as -1: all of them.
+    return tf.concat([begin[:2], extent[:2]], axis=0)
 
 
 def cutout(image: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:

@@ -188,9 +188,10 @@ def test_random_crops_keep_the_scale_and_the_ratio_asked_for():
     # The value of a pixel is its place, so that the corners tell the box.
     rows, columns = np.meshgrid(np.arange(200), np.arange(200), indexing="ij")
     image = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)
+    data = encoded(Image.fromarray(image), "PNG")
     boxes = set()
     for seed in SEEDS:
-        got = preprocess.random_resized_crop(image, seed, 50, (0.3, 0.6)).numpy().astype(int)
+        got = preprocess.decode_random_crop(data, seed, 50, (0.3, 0.6)).numpy().astype(int)
         # The middles of the outermost of 50 cells are 49/50 of the box apart.
         height = (got[-1, 0, 0] - got[0, 0, 0]) * 50 / 49
         width = (got[0, -1, 1] - got[0, 0, 1]) * 50 / 49
@@ -198,11 +199,33 @@ def test_random_crops_keep_the_scale_and_the_ratio_asked_for():
         assert 0.7 <= width / height <= 1.42
         boxes.add((got[0, 0, 0], got[0, 0, 1], height, width))
     assert len(boxes) == len(SEEDS)
-    both_ways(
-        lambda image, seed: preprocess.random_resized_crop(image, seed, 50, (0.3, 0.6)),
-        image,
-        SEEDS[0],
-    )
+    for kind in ("PNG", "JPEG"):
+        both_ways(
+            lambda data, seed: preprocess.decode_random_crop(data, seed, 50, (0.3, 0.6)),
+            encoded(Image.fromarray(image), kind),
+            SEEDS[0],
+        )
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "shift"),
+    [(120, 90, 0), (300, 400, 0.5), (640, 480, 0.5), (1300, 1100, 0.5)],
+)
+def test_of_a_jpeg_the_box_alone_is_decoded_and_is_that_of_the_whole_picture(height, width, shift):
+    """The larger ones also at 1/2, 1/4 and 1/8: a box begins at whole pixels of these, which are
+    half as large as those of the result."""
+    rows, columns = np.meshgrid(np.linspace(0, 9, height), np.linspace(0, 9, width), indexing="ij")
+    waves = [np.sin(rows + columns / 2), np.cos(columns), np.sin(rows)]
+    picture = Image.fromarray((128 + 120 * np.stack(waves, axis=-1)).astype(np.uint8))
+    data = encoded(picture, "JPEG", quality=95)
+    whole = encoded(Image.open(io.BytesIO(data)), "PNG")
+    for seed in SEEDS[:8]:
+        got, want = (
+            preprocess.decode_random_crop(each, seed, 64, (0.2, 1.0)).numpy().astype(int)
+            for each in (data, whole)
+        )
+        slopes = [np.abs(np.diff(want, axis=axis)).mean() for axis in (0, 1)]
+        assert np.abs(got - want).mean() < 0.3 + shift * sum(slopes)
 
 
 def test_cutout_greys_one_square_and_nothing_else():
