@@ -13,7 +13,18 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = max("2", os.environ.get("TF_CPP_MIN_LOG_LEV
 # Results that depend on the kind of processor; and another notice, which no log level silences.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-import tensorflow as tf
+# TensorFlow would load Keras, a third of its own time, in case a saved model holds an optimizer. Of
+# the two versions of Keras it is told to take the one that is hardly ever installed, for as long as
+# this line lasts: `tf.keras` is still what it was when somebody asks for it.
+_KERAS = "TF_USE_LEGACY_KERAS"
+_chosen = os.environ.get(_KERAS)
+os.environ[_KERAS] = "1"
+try:
+    import tensorflow as tf
+finally:
+    del os.environ[_KERAS]
+    if _chosen is not None:
+        os.environ[_KERAS] = _chosen
 
 # Refused when the surrounding program has used TensorFlow already: its choice of devices stands.
 with contextlib.suppress(RuntimeError):

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import subprocess
 import sys
 import types
@@ -29,6 +30,16 @@ def make_split(n: int = 4) -> Split:
 def test_importing_the_package_does_not_import_tensorflow():
     code = "import sys, attn_lstm.data; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_tensorflow_comes_without_keras_and_has_it_when_asked():
+    code = (
+        "import os, sys\nfrom attn_lstm.data.cpu_tensorflow import tf\n"
+        "assert 'keras' not in sys.modules and 'TF_USE_LEGACY_KERAS' not in os.environ\n"
+        "assert tf.keras.layers.Dense(3)(tf.zeros([2, 4])).shape == (2, 3)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 @given(
