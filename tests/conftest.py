@@ -103,6 +103,7 @@ def tiny_config(coco_folder):
                 "decoder.attention": 8,
                 "decoder.max_labels": 3,
                 "set_head.hidden": 16,
+                "set_head.layers": 1,
                 "set_head.feedforward": 16,
                 "decoder.dropout": 0.2,
                 "search.beam_size": 2,

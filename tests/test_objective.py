@@ -78,7 +78,7 @@ def test_cnn_rnn_has_no_loss_of_m_map(tiny_config):
 @pytest.mark.parametrize("method", ["query2label", "ml_decoder", "csra", "order_free_plus"])
 def test_four_devices_have_the_losses_and_gradients_of_one(tiny_config, method):
     """Dropout included: on the features of all, in the layers of transformers and decoder."""
-    config = resolve(tiny_config(method, **{"decoder.feature_dropout": 0.3, "set_head.layers": 1}))
+    config = resolve(tiny_config(method, **{"decoder.feature_dropout": 0.3}))
     network = create_network(config, num_labels=3, axis_name=parallel.AXIS)
     batch = (
         jax.random.normal(jax.random.key(0), (8, 9, 5)),
