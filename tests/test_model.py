@@ -21,8 +21,7 @@ from attn_lstm.models.network import create_network
 from attn_lstm.ordering import frequency_rank
 from attn_lstm.parallel import make_mesh
 from attn_lstm.prediction import emit_most_confident
-from attn_lstm.thresholds import Threshold
-from attn_lstm.training.loop import train
+from tests.small_run import train_with_sets_of_any_size
 
 # Of 4 devices, as all tests have them, neither is a multiple.
 BATCHES = {"train.batch_size": 6, "eval.batch_size": 6}
@@ -38,12 +37,7 @@ def trained(tiny_config, files, tmp_path_factory):
     """A run on one device, and a threshold under which label sets differ in size."""
     directory = tmp_path_factory.mktemp("run")
     fields = {"search.stop": "step", "train.steps": 4, "train.log_every": 4, **BATCHES}
-    train(tiny_config(**fields), directory, make_mesh(jax.devices()[:1]))
-    config = workdir.load_config(directory)
-    config.search.threshold = 0.0
-    everything = open_model(config, directory, "best").predict(files)
-    median = np.median([label.probability for p in everything for label in p.labels])
-    workdir.save_threshold(directory, 4, config.search, Threshold(float(median)))
+    train_with_sets_of_any_size(tiny_config(**fields), directory, files)
     return directory
 
 

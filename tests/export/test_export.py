@@ -25,12 +25,12 @@ from attn_lstm.evaluation import Opened, open_checkpoint
 from attn_lstm.export import bundle
 from attn_lstm.export import program as programs
 from attn_lstm.inference import make_search
-from attn_lstm.model import load_model, open_model
+from attn_lstm.model import load_model
 from attn_lstm.models.network import create_network
 from attn_lstm.parallel import make_mesh
 from attn_lstm.prediction import emit_most_confident
 from attn_lstm.thresholds import Threshold
-from attn_lstm.training.loop import train
+from tests.small_run import train_with_sets_of_any_size
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,12 +50,7 @@ def trained(tiny_config, files, tmp_path_factory):
     """A run, and a threshold under which label sets differ in size."""
     directory = tmp_path_factory.mktemp("run")
     fields = {"search.stop": "step", "train.steps": 4, "train.log_every": 4}
-    train(tiny_config(**fields), directory, make_mesh(jax.devices()[:1]))
-    config = workdir.load_config(directory)
-    config.search.threshold = 0.0
-    everything = open_model(config, directory, "best").predict(files)
-    median = np.median([label.probability for p in everything for label in p.labels])
-    workdir.save_threshold(directory, 4, config.search, Threshold(float(median)))
+    train_with_sets_of_any_size(tiny_config(**fields), directory, files)
     write_evaluation(directory)
     return directory
 

@@ -1,0 +1,25 @@
+"""A run of a few steps on the coloured patches, for tests of what is done with a trained one."""
+
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from attn_lstm import workdir
+from attn_lstm.model import open_model
+from attn_lstm.parallel import make_mesh
+from attn_lstm.thresholds import Threshold
+from attn_lstm.training.loop import train
+
+
+def train_with_sets_of_any_size(
+    config: ml_collections.ConfigDict, directory: Path, files: list
+) -> None:
+    """Trains on one device, and keeps a τ under which the label sets of `files` differ in size."""
+    train(config, directory, make_mesh(jax.devices()[:1]))
+    config = workdir.load_config(directory)
+    config.search.threshold = 0.0
+    everything = open_model(config, directory, "best").predict(files)
+    median = np.median([label.probability for p in everything for label in p.labels])
+    workdir.save_threshold(directory, config.train.steps, config.search, Threshold(float(median)))
