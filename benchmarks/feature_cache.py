@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from attn_lstm import cli
 from attn_lstm.config import resolve, validate
@@ -27,9 +26,8 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "timed rounds of each side")
 _STEPS = flags.DEFINE_integer("steps", 10, "steps a round")
 
 
-def _define_flags(_: Sequence[str]) -> None:
-    config_flags.DEFINE_config_file("config", None, "config file, with ':method' behind it")
-    flags.mark_flag_as_required("config")
+def _define_flags(argv: Sequence[str]) -> None:
+    cli.define_config_file(argv, "config file, with ':row' behind it (required)")
 
 
 def _round(views: int, directory: Path) -> Callable[[], TrainState]:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from attn_lstm import cli
 from attn_lstm.config import resolve, validate
@@ -27,9 +26,8 @@ _EPOCHS = flags.DEFINE_integer("epochs", 8, "epochs that are run")
 _UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-def _define_flags(_: Sequence[str]) -> None:
-    config_flags.DEFINE_config_file("config", None, "config file, with ':method' behind it")
-    flags.mark_flag_as_required("config")
+def _define_flags(argv: Sequence[str]) -> None:
+    cli.define_config_file(argv, "config file, with ':row' behind it (required)")
 
 
 class _WatchedRun(Run):

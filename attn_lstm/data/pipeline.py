@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -182,13 +182,20 @@ def _read_or_blank(
     return attempt.ignore_errors().concatenate(blank).take(1).get_single_element()
 
 
-def _example_seeds(seed: int, epoch: tf.Tensor, row: tf.Tensor) -> list[tf.Tensor]:
-    """int32[2] of the crop, the flip, RandAugment and cutout, from (seed, epoch, row).
+class _Seeds(NamedTuple):
+    """int32[2] of each operation, whether the others are on or not: one can be ablated alone."""
 
-    Each has its own whether the others are on or not: one can be ablated alone.
-    """
+    crop: tf.Tensor
+    flip: tf.Tensor
+    randaugment: tf.Tensor
+    cutout: tf.Tensor
+
+
+def _example_seeds(seed: int, epoch: tf.Tensor, row: tf.Tensor) -> _Seeds:
+    """From (seed, epoch, row)."""
     base = tf.constant([seed, 0], tf.int32)
-    return tf.unstack(tf.random.split(tf.random.fold_in(tf.random.fold_in(base, epoch), row), 4))
+    own = tf.random.fold_in(tf.random.fold_in(base, epoch), row)
+    return _Seeds(*tf.unstack(tf.random.split(own, len(_Seeds._fields))))
 
 
 @dataclass(frozen=True)
@@ -201,29 +208,30 @@ class _View:
     seed: int
     max_pixels: int
 
-    def decode(self, encoded: tf.Tensor, row: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+    def decode(self, encoded: tf.Tensor, seeds: _Seeds) -> tf.Tensor:
         scale = self.augment.crop_scale
         if scale is None:
             return preprocess.decode(encoded, self.max_pixels)
-        crop, *_ = _example_seeds(self.seed, epoch, row)
         return preprocess.decode_random_crop(
-            encoded, crop, self.image_size, scale, max_pixels=self.max_pixels
+            encoded, seeds.crop, self.image_size, scale, max_pixels=self.max_pixels
         )
 
-    def finish(self, image: tf.Tensor, row: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+    def finish(self, image: tf.Tensor, seeds: _Seeds) -> tf.Tensor:
         augment = self.augment
-        _, flip, rand, cutout = _example_seeds(self.seed, epoch, row)
         # What was cropped has its size already, and a blank has none.
         rule = self.resize if augment.crop_scale is None else "squash"
         image = preprocess.resize(image, self.image_size, rule)
         if augment.flip:
-            image = preprocess.random_flip(image, flip)
+            image = preprocess.random_flip(image, seeds.flip)
         if augment.randaugment_layers:
             image = preprocess.randaugment(
-                image, rand, augment.randaugment_layers, augment.randaugment_magnitude
+                image,
+                seeds.randaugment,
+                augment.randaugment_layers,
+                augment.randaugment_magnitude,
             )
         if augment.cutout:
-            image = preprocess.cutout(image, cutout, augment.cutout)
+            image = preprocess.cutout(image, seeds.cutout, augment.cutout)
         return image
 
 
@@ -248,13 +256,14 @@ def _batches(
     ending = tf.Variable(False)
 
     def example(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        seeds = _example_seeds(view.seed, epoch, row)
         image, good = _read_or_blank(
             split.images,
             row,
             (row >= 0) & ~ending,
-            lambda encoded: view.decode(encoded, row, epoch),
+            lambda encoded: view.decode(encoded, seeds),
         )
-        image = view.finish(image, row, epoch)
+        image = view.finish(image, seeds)
         return (
             tf.cond(good, lambda: image, lambda: tf.zeros_like(image)),
             tf.cast(tf.gather(labels, tf.maximum(row, 0)) & (row >= 0), tf.float32),
