@@ -104,9 +104,9 @@ def _weight_in_average(config: ml_collections.ConfigDict, state: TrainState) -> 
 def _all_finite(tree: PyTree) -> jax.Array:
     """bool[], the same on all devices.
 
-    Mapped over `AXIS`. The sum over the devices, which agree anyway, is what XLA repeats for no
-    reader: an `and` of all leaves is compiled into each array that hangs on it, hundreds of
-    thousands of operations for a ResNet.
+    To be mapped over `AXIS`. The devices agree anyway, but XLA computes a sum over them once, where
+    it would compile the conjunction of all leaves into every array that is chosen by it: hundreds
+    of thousands of operations for a ResNet.
     """
     wrong = [~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
     return jax.lax.psum(jnp.stack(wrong).any().astype(jnp.int32), AXIS) == 0
