@@ -103,7 +103,7 @@ def _order_free_plus(config: ml_collections.ConfigDict) -> None:
     """The order-free network with what came after the paper; each part is a field of its own."""
     config.decoder.heads = 4
     config.decoder.query = "state_and_probabilities"
-    config.decoder.learned_stop = True
+    config.decoder.loss = "asymmetric"
     config.decoder.feature_dropout = 0.5
     config.ema.decay = 0.999
 
