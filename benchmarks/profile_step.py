@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, by the kind of the compiled operations.
+"""Where the time of a training step goes, by the kind of the compiled operations, and its length.
 
     python -m benchmarks.profile_step [--size=small|medium|large] [--depth=N] [--batch=N] \\
         [--image_size=PIXELS] [--dtype=float32] [--trace=FOLDER]
@@ -60,6 +60,7 @@ def main() -> int:
         for kind, milliseconds in spent.most_common(_ROWS)
     ]
     print(f"{measure.machine()}\n{size}, {dtype}; {total:.0f} ms in all operations")
+    print(f"The compiled HLO has {len(step.compiled.as_text()) / 1e6:.1f} MB of text")
     title = "A training step; operations on several threads count on each"
     measure.print_table(title, ("operation", "times", "ms", "share"), rows)
     return cli.DONE

@@ -1,5 +1,7 @@
 """M_att: where to look next, given what the LSTM holds (paper: attention)."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,14 @@ class Attention(nn.Module):
         """W_v v_j, the same at every step: float[B,K,D] -> float[B,K,A]."""
         return self.project_features(features)
 
+    # Computed again in the backward pass: kept for all T steps, its float[B,K,A] would be the
+    # largest arrays of the head's training, and cost more to store than the tanh to repeat.
+    @partial(nn.remat, prevent_cse=False)
+    def _scores(self, keys: jax.Array, query: jax.Array) -> jax.Array:
+        """e of all heads: float32[B,K,N]."""
+        hidden = jnp.tanh(keys + self.project_query(query)[:, None])
+        return self.score(hidden).astype(jnp.float32)
+
     def __call__(
         self, features: jax.Array, keys: jax.Array, query: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -42,8 +52,7 @@ class Attention(nn.Module):
           contexts z of all heads, side by side, float[B,N·D], and their mean weights α
           float32[B,K], which sum to 1.
         """
-        hidden = jnp.tanh(keys + self.project_query(query)[:, None])
-        scores = self.score(hidden).astype(jnp.float32)
+        scores = self._scores(keys, query)
         weights = jax.nn.softmax(jnp.moveaxis(scores, -1, 1), axis=-1)
         contexts = jnp.einsum(
             "bnk,bkd->bnd", weights.astype(self.dtype), features.astype(self.dtype)
