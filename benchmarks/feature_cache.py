@@ -9,7 +9,7 @@ one process. The features are computed before the clock starts.
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -21,6 +21,7 @@ from attn_lstm.parallel import make_mesh, prefetch
 from attn_lstm.training.loop import Run
 from attn_lstm.training.state import TrainState
 from benchmarks import measure
+from benchmarks.roofline import matmul_flops
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "timed rounds of each side")
 _STEPS = flags.DEFINE_integer("steps", 10, "steps a round")
@@ -30,26 +31,27 @@ def _define_flags(argv: Sequence[str]) -> None:
     cli.define_config_file(argv, "config file, with ':row' behind it (required)")
 
 
-def _round(frozen: bool, views: int, directory: Path) -> Callable[[], TrainState]:
-    """A function that makes a round of steps, with the cache or without it (0 views)."""
-    config = resolve(flags.FLAGS.config).copy_and_resolve_references().unlock()
-    config.backbone.frozen = frozen
-    config.cache.views = views
-    config.cache.path = config.cache.path or str(directory / "features")
-    mesh = make_mesh()
-    validate(config.lock(), mesh.size)
-    splits = {name: load_split(config.data, name) for name in ("train", "validation")}
-    run = Run(config, directory / f"{frozen} {views}", mesh, splits)
-    batches = prefetch(run.inputs["train"].training(0), mesh)
-    step, state = run.train_step(frozen), run.state
+class _Steps:
+    """A call makes a round of steps; `flops` are those of one."""
 
-    def steps() -> TrainState:
-        nonlocal state
+    def __init__(self, frozen: bool, views: int, directory: Path):
+        """Computes the features for `views` > 0; else the images go through the backbone."""
+        config = resolve(flags.FLAGS.config).copy_and_resolve_references().unlock()
+        config.backbone.frozen = frozen
+        config.cache.views = views
+        config.cache.path = config.cache.path or str(directory / "features")
+        mesh = make_mesh()
+        validate(config.lock(), mesh.size)
+        splits = {name: load_split(config.data, name) for name in ("train", "validation")}
+        run = Run(config, directory / f"{frozen} {views}", mesh, splits)
+        self._batches = prefetch(run.inputs["train"].training(0), mesh)
+        self._step, self._state, self._rank = run.train_step(frozen), run.state, run.rank
+        self.flops = matmul_flops(self._step, self._state, next(self._batches), self._rank)
+
+    def __call__(self) -> TrainState:
         for _ in range(_STEPS.value):
-            state = step(state, next(batches), run.rank)
-        return state
-
-    return steps
+            self._state = self._step(self._state, next(self._batches), self._rank)
+        return self._state
 
 
 def main() -> int:
@@ -58,19 +60,20 @@ def main() -> int:
     learning = f"through {name}, which learns"
     with tempfile.TemporaryDirectory() as folder:
         sides = {
-            learning: _round(False, 0, Path(folder)),
-            f"through {name}, frozen": _round(True, 0, Path(folder)),
-            "on cached features": _round(True, 1, Path(folder)),
+            learning: _Steps(False, 0, Path(folder)),
+            f"through {name}, frozen": _Steps(True, 0, Path(folder)),
+            "on cached features": _Steps(True, 1, Path(folder)),
         }
         seconds = measure.alternate(sides, _ROUNDS.value)
     images = _STEPS.value * flags.FLAGS.config.train.batch_size
     rows = [
         (side, f"{images / statistics.median(times):.1f}",
-         f"{measure.median_ratio(seconds[learning], of=times):.1f}")
+         f"{measure.median_ratio(seconds[learning], of=times):.1f}",
+         f"{sides[side].flops / flags.FLAGS.config.train.batch_size / 1e9:.3f}")
         for side, times in seconds.items()
     ]  # fmt: skip
     print(measure.machine())
-    measure.print_table("Training", ("steps", "images/s (median)", "ratio"), rows)
+    measure.print_table("Training", ("steps", "images/s (median)", "ratio", "GFLOP an image"), rows)
     return cli.DONE
 
 

@@ -138,14 +138,15 @@ class _ConvNorm:
 def _max_pool(x: jax.Array) -> jax.Array:
     """The largest of 3x3 at stride 2: float[B,H,W,D] -> float[B,H/2,W/2,D], sides rounded up.
 
-    Of nine slices, as the gradient of XLA's `reduce_window` takes four times as long on CPUs.
+    Of three slices by rows, then of three by columns: on CPUs the gradient of XLA's
+    `reduce_window` takes nearly three times as long, that of nine slices over twice.
     """
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    height, width = (size - (size + 1) % 2 for size in x.shape[1:3])
-    return reduce(
-        jnp.maximum,
-        [padded[:, i : i + height : 2, j : j + width : 2] for i in range(3) for j in range(3)],
-    )
+    for axis in (1, 2):
+        end = x.shape[axis] - (x.shape[axis] + 1) % 2
+        slices = [jax.lax.slice_in_dim(padded, i, i + end, 2, axis) for i in range(3)]
+        padded = reduce(jnp.maximum, slices)
+    return padded
 
 
 class Block(nn.Module):
