@@ -75,10 +75,22 @@ def test_cnn_rnn_has_no_loss_of_m_map(tiny_config):
     assert (parts["step"] > 0).all()
 
 
-@pytest.mark.parametrize("method", ["query2label", "ml_decoder", "csra", "order_free_plus"])
-def test_four_devices_have_the_losses_and_gradients_of_one(tiny_config, method):
+# What an order-free network can be given beyond the paper.
+FURTHER = {
+    "decoder.heads": 4,
+    "decoder.query": "state_and_probabilities",
+    "decoder.loss": "asymmetric",
+    "decoder.learned_stop": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [("query2label", {}), ("ml_decoder", {}), ("csra", {}), ("order_free", FURTHER)],
+)
+def test_four_devices_have_the_losses_and_gradients_of_one(tiny_config, method, fields):
     """Dropout included: on the features of all, in the layers of transformers and decoder."""
-    config = resolve(tiny_config(method, **{"decoder.feature_dropout": 0.3}))
+    config = resolve(tiny_config(method, **{"decoder.feature_dropout": 0.3, **fields}))
     network = create_network(config, num_labels=3, axis_name=parallel.AXIS)
     batch = (
         jax.random.normal(jax.random.key(0), (8, 9, 5)),

@@ -11,6 +11,13 @@ from attn_lstm.models.network import create_network
 from attn_lstm.models.set_heads import LABEL_HEADS
 from attn_lstm.prediction import emit_most_confident, observe, predict
 
+# What an order-free network can be given beyond the paper.
+FURTHER = {
+    "decoder.heads": 4,
+    "decoder.query": "state_and_probabilities",
+    "decoder.learned_stop": True,
+}
+
 
 def predicted(tiny_config, method="order_free", threshold=0.3, beam_size=1, **overrides):
     overrides = {"search.beam_size": beam_size, "search.stop": "step", **overrides}
@@ -143,9 +150,13 @@ def test_a_path_with_a_learned_stop_counts_going_on_and_ending(tiny_config):
     assert len({int(n) for n in prediction.labels.sum(axis=1)}) > 1
 
 
-@pytest.mark.parametrize("method", [*LABEL_HEADS[1:], "order_free_plus", "multi_order"])
-def test_predictions_export_for_any_number_of_images(tiny_config, method):
-    config, network, variables, _ = on_features(tiny_config, method)
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [*((head, {}) for head in LABEL_HEADS[1:]), ("order_free", FURTHER), ("order_free_plus", {}),
+     ("multi_order", {})],
+)  # fmt: skip
+def test_predictions_export_for_any_number_of_images(tiny_config, method, fields):
+    config, network, variables, _ = on_features(tiny_config, method, **fields)
 
     def serve(features):
         seen = observe(config, network, variables, features)
@@ -223,9 +234,9 @@ def test_sets_that_scores_decide_hold_all_labels_at_or_above_tau(tiny_config, ax
         assert (np.asarray(prediction.attention[image, len(listed) :]) == 0).all()
 
 
-@pytest.mark.parametrize("method", ["multi_order", "order_free_plus"])
-def test_the_label_wise_maximum_is_of_the_step_that_it_shows(tiny_config, method):
-    fields = {"search.scores": "max", "search.decide": "scores"}
+@pytest.mark.parametrize(("method", "fields"), [("multi_order", {}), ("order_free", FURTHER)])
+def test_the_label_wise_maximum_is_of_the_step_that_it_shows(tiny_config, method, fields):
+    fields = {**fields, "search.scores": "max", "search.decide": "scores"}
     config, network, variables, features = on_features(tiny_config, method, **fields)
     variables = jax.tree.map(lambda x: 4 * x, variables)  # else the first step has them all
     seen = observe(config, network, variables, features)

@@ -147,10 +147,17 @@ def test_every_row_takes_a_step(tiny_config, tmp_path, one_device, method):
     assert loop.train(tiny_config(method, **{"train.steps": 1}), tmp_path, one_device)
 
 
-@pytest.mark.parametrize("target", ["remaining", "ranked"])
-def test_every_target_takes_a_step(tiny_config, tmp_path, one_device, target):
-    config = tiny_config(**{"train.steps": 1, "decoder.target": target})
-    assert loop.train(config, tmp_path, one_device)
+@pytest.mark.parametrize(
+    "fields",
+    [{"decoder.target": "remaining"}, {"decoder.target": "ranked"},
+     {"decoder.heads": 4, "decoder.query": "state_and_probabilities",
+      "decoder.loss": "asymmetric", "decoder.learned_stop": True,
+      "decoder.feature_dropout": 0.5, "ema.decay": 0.999}],
+)  # fmt: skip
+def test_order_free_takes_a_step_with_what_it_can_be_given(
+    tiny_config, tmp_path, one_device, fields
+):
+    assert loop.train(tiny_config(**{"train.steps": 1, **fields}), tmp_path, one_device)
 
 
 def restored(directory, step):
