@@ -56,7 +56,7 @@ class _Steps:
 
 def main() -> int:
     """Prints the table; returns the exit code."""
-    name = flags.FLAGS.config.backbone.name
+    name, batch = flags.FLAGS.config.backbone.name, flags.FLAGS.config.train.batch_size
     learning = f"through {name}, which learns"
     with tempfile.TemporaryDirectory() as folder:
         sides = {
@@ -65,11 +65,10 @@ def main() -> int:
             "on cached features": _Steps(True, 1, Path(folder)),
         }
         seconds = measure.alternate(sides, _ROUNDS.value)
-    images = _STEPS.value * flags.FLAGS.config.train.batch_size
     rows = [
-        (side, f"{images / statistics.median(times):.1f}",
+        (side, f"{_STEPS.value * batch / statistics.median(times):.1f}",
          f"{measure.median_ratio(seconds[learning], of=times):.1f}",
-         f"{sides[side].flops / flags.FLAGS.config.train.batch_size / 1e9:.3f}")
+         f"{sides[side].flops / batch / 1e9:.3f}")
         for side, times in seconds.items()
     ]  # fmt: skip
     print(measure.machine())

@@ -12,6 +12,7 @@ from attn_lstm.models.network import create_network
 from attn_lstm.objective import image_losses, loss_names
 from attn_lstm.prediction import emit_most_confident
 from attn_lstm.warp import expected_warp
+from tests.further import FURTHER
 
 
 def losses_of(tiny_config, method, labels, overrides=(), **kwargs):
@@ -73,15 +74,6 @@ def test_cnn_rnn_has_no_loss_of_m_map(tiny_config):
     logits, parts = losses_of(tiny_config, "cnn_rnn", jnp.eye(6))
     assert logits is None
     assert (parts["step"] > 0).all()
-
-
-# What an order-free network can be given beyond the paper.
-FURTHER = {
-    "decoder.heads": 4,
-    "decoder.query": "state_and_probabilities",
-    "decoder.loss": "asymmetric",
-    "decoder.learned_stop": True,
-}
 
 
 @pytest.mark.parametrize(

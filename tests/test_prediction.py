@@ -10,13 +10,7 @@ from attn_lstm.config import resolve
 from attn_lstm.models.network import create_network
 from attn_lstm.models.set_heads import LABEL_HEADS
 from attn_lstm.prediction import emit_most_confident, observe, predict
-
-# What an order-free network can be given beyond the paper.
-FURTHER = {
-    "decoder.heads": 4,
-    "decoder.query": "state_and_probabilities",
-    "decoder.learned_stop": True,
-}
+from tests.further import FURTHER
 
 
 def predicted(tiny_config, method="order_free", threshold=0.3, beam_size=1, **overrides):

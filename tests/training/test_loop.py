@@ -14,6 +14,7 @@ from attn_lstm.errors import UserError
 from attn_lstm.parallel import make_mesh
 from attn_lstm.training import loop
 from attn_lstm.training.checkpoint import Checkpoints
+from tests.further import FURTHER
 
 
 def final_variables(directory):
@@ -150,9 +151,7 @@ def test_every_row_takes_a_step(tiny_config, tmp_path, one_device, method):
 @pytest.mark.parametrize(
     "fields",
     [{"decoder.target": "remaining"}, {"decoder.target": "ranked"},
-     {"decoder.heads": 4, "decoder.query": "state_and_probabilities",
-      "decoder.loss": "asymmetric", "decoder.learned_stop": True,
-      "decoder.feature_dropout": 0.5, "ema.decay": 0.999}],
+     {**FURTHER, "decoder.feature_dropout": 0.5, "ema.decay": 0.999}],
 )  # fmt: skip
 def test_order_free_takes_a_step_with_what_it_can_be_given(
     tiny_config, tmp_path, one_device, fields
