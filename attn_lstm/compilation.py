@@ -1,4 +1,4 @@
-"""Compiled functions that are kept on disk from one start to the next."""
+"""What XLA is asked for, and compiled functions that are kept from one start to the next."""
 
 import hashlib
 import os
@@ -9,6 +9,16 @@ import jax
 
 # Seconds of compilation from which a function is kept; JAX's own 1.0 leaves out half of them.
 _WORTH_KEEPING = 0.2
+
+
+def compiler_options(platform: str) -> dict[str, str]:
+    """For `jax.jit`, of functions that run on a platform.
+
+    `jax.lax.optimization_barrier` keeps a result from being computed again for each of its users.
+    XLA heeds that on accelerators; for CPUs it takes the barriers out before it chooses what to
+    fuse, unless that pass is left out.
+    """
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" else {}
 
 
 def keep_compiled() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from attn_lstm.compilation import compiler_options
 from attn_lstm.errors import UserError
 
 AXIS = "batch"
@@ -64,7 +65,8 @@ def map_over_devices(
     # Unchecked: gradients of replicated parameters are then each device's own, and the step
     # says itself where they are summed.
     mapped = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    return jax.jit(mapped, donate_argnums=donate)
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
 
 
 def prefetch(batches: Iterable[PyTree], mesh: Mesh, size: int = 2) -> Iterator[PyTree]:

@@ -7,7 +7,6 @@
 import statistics
 from functools import partial
 
-import jax
 from absl import flags
 
 from attn_lstm import cli
@@ -28,12 +27,12 @@ def main() -> int:
     images = workload.random_images(size.batch, size.image_size)
 
     search = partial(workload.search, config, network)
-    encode = jax.jit(partial(network.apply, method="encode"))
+    encode = workload.jit(partial(network.apply, method="encode"))
     features = encode(variables, images)
-    whole = jax.jit(search).lower(variables, features, 0.0).compile()
+    whole = workload.jit(search).lower(variables, features, 0.0).compile()
     # What is not returned is not computed: the greedy pass that finds the scores.
-    path = jax.jit(lambda *arguments: search(*arguments).sequence)
-    greedy = jax.jit(lambda *arguments: workload.search(narrow, network, *arguments).sequence)
+    path = workload.jit(lambda *arguments: search(*arguments).sequence)
+    greedy = workload.jit(lambda *arguments: workload.search(narrow, network, *arguments).sequence)
     backbone = f"ResNet-{size.depth} at {size.image_size} pixels"
     sides = {
         backbone: partial(encode, variables, images),

@@ -59,7 +59,7 @@ def _theirs(
 def _check(ours: tuple, theirs: tuple, path: tuple) -> None:
     """Raises `AssertionError` unless both networks, and our search, say the same."""
     for mine, other in zip(ours[:2], theirs[:2], strict=True):
-        np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-3 * np.abs(other).max())
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4 * np.abs(other).max())
     for labels, attention in (theirs[2:], path):
         # Two labels may be as likely as each other up to rounding.
         same = (ours[2] == labels).all(axis=1)
@@ -79,18 +79,18 @@ def main() -> int:
             workload.configure(size, dtype=dtype, search__beam_size=beam) for beam in (_BEAM, 1)
         )
         network = create_network(wide, workload.LABELS)
-        greedy = jax.jit(partial(_greedy, network, steps=size.steps))
+        greedy = workload.jit(partial(_greedy, network, steps=size.steps))
         compiled = greedy.lower(variables, images).compile()
         floors[dtype] = matmul_flops(greedy, variables, images), measure.cost(compiled)[1]
         sides["ours", dtype] = partial(compiled, variables, images)
         sides[f"ours, beam of {_BEAM}", dtype] = partial(
-            jax.jit(partial(_search, wide, network)), variables, images
+            workload.jit(partial(_search, wide, network)), variables, images
         )
         for kind in torch_peer.KINDS.value:
             peer = torch_peer.create_peer(variables, size)
             theirs = _theirs(peer, images, kind, dtype)
             if dtype == "float32":
-                path = jax.jit(partial(_search, narrow, network))(variables, images)
+                path = workload.jit(partial(_search, narrow, network))(variables, images)
                 _check(*jax.device_get((sides["ours", dtype](), theirs(), path)))
             sides[f"PyTorch, {kind}", dtype] = theirs
     seconds = measure.alternate(sides, workload.ROUNDS.value)

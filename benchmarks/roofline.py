@@ -34,7 +34,8 @@ def matmul_flops(function: Callable[..., Any], *args: Any, trips: int = 1) -> fl
       function, args: it is traced, not run; under `shard_map` one device's share is counted.
       trips: how often a `while_loop`, which does not say so itself, goes round.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr, trips)
+    compiles = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
+    return _count(compiles.trace(*args).jaxpr.jaxpr, trips)
 
 
 def _count(jaxpr: Jaxpr, trips: int) -> float:

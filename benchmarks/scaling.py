@@ -35,12 +35,12 @@ def _search(
     config = workload.configure(size, dtype=dtype, search__beam_size=beam)
     network = create_network(config, labels)
     features = workload.random_features(batch, regions, feature_dim(size.depth), dtype)
-    variables = jax.jit(
+    variables = workload.jit(
         lambda features: network.init(jax.random.key(0), features, emit_most_confident, 1)
     )(features)
 
     run = partial(workload.search, config, network)
-    compiled = jax.jit(run).lower(variables, features).compile()
+    compiled = workload.jit(run).lower(variables, features).compile()
     return partial(compiled, variables, features), matmul_flops(
         run, variables, features, trips=size.steps
     )
@@ -51,7 +51,7 @@ def _encoder(size: workload.Size, batch: int, variables: dict) -> tuple[Callable
     network = create_network(workload.configure(size, dtype=workload.DTYPE.value), workload.LABELS)
     images = workload.random_images(batch, size.image_size)
     run = partial(network.apply, method="encode")
-    compiled = jax.jit(run).lower(variables, images).compile()
+    compiled = workload.jit(run).lower(variables, images).compile()
     return partial(compiled, variables, images), matmul_flops(run, variables, images)
 
 

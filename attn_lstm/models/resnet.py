@@ -149,6 +149,22 @@ def _max_pool(x: jax.Array) -> jax.Array:
     return padded
 
 
+@jax.custom_jvp
+def _kept_relu(x: jax.Array) -> jax.Array:
+    """A rectifier whose result is kept, and not computed again for each of its users.
+
+    Every sum of a stage holds the one before it. A compiler that fuses them into all that reads
+    them adds up the whole chain each time: a fifth of a ResNet-152's step on CPUs.
+    """
+    return jax.lax.optimization_barrier(nn.relu(x))
+
+
+@_kept_relu.defjvp
+def _kept_relu_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    kept = _kept_relu(*primals)
+    return kept, jnp.where(kept > 0, *tangents, 0)
+
+
 class Block(nn.Module):
     """A residual block, basic (expansion 1) or bottleneck: float[B,H,W,D'] -> float[B,H/s,W/s,D].
 
@@ -179,7 +195,7 @@ class Block(nn.Module):
                 y = nn.relu(y)
         if x.shape != y.shape:
             x = self.conv_norm(x, out, 1, self.stride, "downsample_conv", "downsample_bn")
-        return nn.relu(x + y)
+        return _kept_relu(x + y)
 
 
 class ResNet(nn.Module):

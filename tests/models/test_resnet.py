@@ -1,5 +1,9 @@
 """The residual backbones against a plain PyTorch network with the same random weights."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +12,7 @@ import torch
 
 from attn_lstm.models.preprocessing import IMAGENET, MOBILENET_V2, normalise
 from attn_lstm.models.resnet import DEPTHS, ResNet, feature_dim
+from attn_lstm.parallel import REPLICATED, SPLIT, make_mesh, map_over_devices
 from tests.torch_resnet import TorchResNet, random_resnet
 
 # torchvision's published totals; its classifier has D·1000 weights and 1000 biases of them.
@@ -166,6 +171,36 @@ def test_remat_changes_neither_names_nor_features_nor_gradients():
         for remat in (False, True)
     ]
     assert shapes[0] == shapes[1]
+
+
+def compiled(function: Callable, *shapes: Any) -> jax.stages.Compiled:
+    """As the library compiles what it maps over devices, here over one."""
+    mesh = make_mesh(jax.devices()[:1])
+    mapped = map_over_devices(function, mesh, in_specs=(REPLICATED, SPLIT), out_specs=SPLIT)
+    return mapped.lower(*shapes).compile()
+
+
+def test_remat_holds_less_at_once():
+    x = jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32)
+    variables = jax.eval_shape(ResNet(18).init, jax.random.key(0), x)
+
+    def memory(remat: bool) -> int:
+        encode = partial(ResNet(18, remat=remat).apply, train=True, mutable=["batch_stats"])
+        gradient = jax.grad(lambda variables, x: encode(variables, x)[0].sum(), argnums=1)
+        return compiled(gradient, variables, x).memory_analysis().temp_size_in_bytes
+
+    assert memory(True) < 0.7 * memory(False)
+
+
+def test_blocks_do_not_add_up_the_blocks_before_them_again():
+    def moved(depth: int) -> float:
+        x = jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32)
+        variables = jax.eval_shape(ResNet(depth).init, jax.random.key(0), x)
+        return compiled(ResNet(depth).apply, variables, x).cost_analysis()["bytes accessed"]
+
+    # Each has 17 more blocks than the one before it; four of the last 17 are smaller.
+    first, second, third = map(moved, (50, 101, 152))
+    assert third - second < second - first
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
