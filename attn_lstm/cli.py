@@ -15,7 +15,6 @@ from attn_lstm import workdir
 from attn_lstm.compilation import keep_compiled
 from attn_lstm.config import find_mistakes, flatten, unknown_field
 from attn_lstm.errors import UserError
-from attn_lstm.heap import keep_freed_memory
 
 # What ml_collections raises for a file that is no config, for unknown fields and other types.
 _CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
@@ -74,7 +73,6 @@ def run(
         logging.set_verbosity(logging.WARNING)
         if len(argv) > 1 and not positional:
             _fail(f"unexpected argument {argv[1]!r}: flags are written --name=value")
-        keep_freed_memory()
         try:
             if distributed and _connect(keeps_sigterm):
                 from attn_lstm import distributed as processes
