@@ -35,7 +35,7 @@ def _search(
     config = workload.configure(size, dtype=dtype, search__beam_size=beam)
     network = create_network(config, labels)
     features = workload.random_features(batch, regions, feature_dim(size.depth), dtype)
-    variables = workload.jit(
+    variables = jax.jit(
         lambda features: network.init(jax.random.key(0), features, emit_most_confident, 1)
     )(features)
 
