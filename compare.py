@@ -16,7 +16,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 from attn_lstm.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of all runs; made when missing (required)")
@@ -47,7 +47,7 @@ def _config_of(method: str) -> ml_collections.ConfigDict:
 
 def main() -> int:
     """Compares; returns the exit code."""
-    from attn_lstm.comparison import compare
+    from attn_lstm.evaluation.compare import compare
     from attn_lstm.parallel import make_mesh
     from configs.common import METHODS
 
@@ -55,7 +55,7 @@ def main() -> int:
     done = compare(
         configs, Path(_WORKDIR.value), _SEEDS.value, make_mesh(), reference=_REFERENCE.value
     )
-    return cli.DONE if done else cli.STOPPED
+    return errors.DONE if done else errors.STOPPED
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 from attn_lstm.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (required)")
@@ -36,7 +36,7 @@ flags.mark_flag_as_required("workdir")
 
 def main() -> int:
     """Evaluates; returns the exit code."""
-    from attn_lstm.evaluation import evaluate, tune
+    from attn_lstm.evaluation.evaluate import evaluate, tune
     from attn_lstm.parallel import make_mesh
 
     run = flags.FLAGS.config, Path(_WORKDIR.value), _STEP.value
@@ -53,7 +53,7 @@ def main() -> int:
             figure_ids=_FIGURE_IDS.value,
             report=_REPORT.value,
         )
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (required)")
 _STEP = flags.DEFINE_string("step", "best", "checkpoint: a step, 'best' or 'latest'")
@@ -31,7 +31,7 @@ flags.mark_flag_as_required("workdir")
 
 def main(images: list[str]) -> int:
     """Predicts; returns the exit code."""
-    from attn_lstm.predicting import predict_images
+    from attn_lstm.serving.command import predict_images
 
     predict_images(
         flags.FLAGS.config,
@@ -43,7 +43,7 @@ def main(images: list[str]) -> int:
         output=Path(_OUTPUT.value) if _OUTPUT.value else None,
         overlays=Path(_OVERLAYS.value) if _OVERLAYS.value else None,
     )
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ setup(
     extras_require={
         "test": [
             "hypothesis>=6.100",
+            # Holds the imports to the order of the rooms.
+            "import-linter>=2.17",
             # These three run the notebook.
             "ipykernel>=6.29",
             "nbclient>=0.10",

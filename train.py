@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; made when missing (required)")
 flags.mark_flag_as_required("workdir")
@@ -32,7 +32,7 @@ def main() -> int:
     from attn_lstm.training.loop import train
 
     done = train(flags.FLAGS.config, Path(_WORKDIR.value), make_mesh())
-    return cli.DONE if done else cli.STOPPED
+    return errors.DONE if done else errors.STOPPED
 
 
 if __name__ == "__main__":

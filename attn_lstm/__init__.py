@@ -7,7 +7,7 @@ model.predict(["a.jpg", "b.png"])
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attn_lstm.model import ImagePrediction, Model, PredictedLabel, load_model
+    from attn_lstm.serving.model import ImagePrediction, Model, PredictedLabel, load_model
 
 __all__ = ["ImagePrediction", "Model", "PredictedLabel", "load_model"]
 
@@ -15,7 +15,7 @@ __all__ = ["ImagePrediction", "Model", "PredictedLabel", "load_model"]
 def __getattr__(name: str) -> Any:
     """Imports what users call when they name it: the package's own modules need no JAX for it."""
     if name in __all__:
-        from attn_lstm import model
+        from attn_lstm.serving import model
 
         return getattr(model, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

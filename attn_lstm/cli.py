@@ -11,16 +11,14 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from attn_lstm import workdir
 from attn_lstm.compilation import keep_compiled
 from attn_lstm.config import find_mistakes, flatten, unknown_field
-from attn_lstm.errors import UserError
+from attn_lstm.errors import DONE, MISTAKE, UserError
+from attn_lstm.runs import workdir
 
 # What ml_collections raises for a file that is no config, for unknown fields and other types.
 _CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
 
-# LOST: another process of the run; EX_UNAVAILABLE of sysexits.h. STOPPED: EX_TEMPFAIL.
-DONE, MISTAKE, LOST, STOPPED = 0, 2, 69, 75
 
 _OVERRIDE = "another value for a field of configs/common.py"
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort")

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import ml_collections
 
-from attn_lstm import thresholds
 from attn_lstm.beam_search import STOPS
+from attn_lstm.decision import DECISIONS, SCORES
 from attn_lstm.errors import UserError
 from attn_lstm.losses import LABEL_LOSSES, SET_LOSSES
+from attn_lstm.measures import thresholds
 from attn_lstm.models.decoder import QUERIES
 from attn_lstm.models.set_heads import LABEL_HEADS, TEMPERATURES
 from attn_lstm.ordering import ORDERS, TARGETS, emits_end_token
-from attn_lstm.prediction import DECISIONS, SCORES
 
 # Fields that say where things lie, not what is computed: they may differ between hosts.
 PLACES = ("data.path", "data.download", "backbone.weights", "cache.path")

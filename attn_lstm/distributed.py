@@ -17,8 +17,7 @@ from typing import NoReturn
 
 import jax
 
-from attn_lstm.cli import LOST, MISTAKE
-from attn_lstm.errors import UserError, first_line
+from attn_lstm.errors import LOST, MISTAKE, UserError, first_line
 
 _START_SECONDS = 300  # until all processes must have been started
 _HEARTBEAT_SECONDS = 100

@@ -1,4 +1,7 @@
-"""The one exception that stands for a mistake of the user, and what it quotes of others."""
+"""How a program ends: its exit codes, and the one exception that stands for a mistake."""
+
+# LOST: another process of the run; EX_UNAVAILABLE of sysexits.h. STOPPED: EX_TEMPFAIL.
+DONE, MISTAKE, LOST, STOPPED = 0, 2, 69, 75
 
 
 class UserError(Exception):

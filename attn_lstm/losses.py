@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from attn_lstm.alignment import ALIGNMENTS, aligned_targets
-from attn_lstm.models.decoder import Unrolled, pool_log_softmax
+from attn_lstm.label_pool import Unrolled, pool_log_softmax
 from attn_lstm.ordering import emits_end_token, next_target
 from attn_lstm.warp import expected_warp, warp
 

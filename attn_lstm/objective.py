@@ -6,12 +6,11 @@ import jax
 import ml_collections
 
 from attn_lstm import losses
-from attn_lstm.models.decoder import Choice
+from attn_lstm.label_pool import Choice, emit_most_confident
 from attn_lstm.models.dropout import row_keys
 from attn_lstm.models.network import Network
 from attn_lstm.models.set_heads import LABEL_HEADS
 from attn_lstm.ordering import next_target, random_rank
-from attn_lstm.prediction import emit_most_confident
 
 
 def loss_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from functools import partial
 
 from absl import flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 from attn_lstm.models.network import create_network
 from benchmarks import measure, workload
 from benchmarks.roofline import floor, matmul_flops
@@ -57,7 +57,7 @@ def main() -> int:
     flops = matmul_flops(encode, variables, images)
     bytes_ = measure.cost(encode.lower(variables, images).compile())[1]
     print("backbone:", floor(flops, bytes_, workload.DTYPE.value)[1])
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

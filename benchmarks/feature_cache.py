@@ -14,12 +14,12 @@ from pathlib import Path
 
 from absl import flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 from attn_lstm.config import resolve, validate
 from attn_lstm.data import load_split
 from attn_lstm.parallel import make_mesh, prefetch
+from attn_lstm.runs.state import TrainState
 from attn_lstm.training.loop import Run
-from attn_lstm.training.state import TrainState
 from benchmarks import measure
 from benchmarks.roofline import matmul_flops
 
@@ -73,7 +73,7 @@ def main() -> int:
     ]  # fmt: skip
     print(measure.machine())
     measure.print_table("Training", ("steps", "images/s (median)", "ratio", "GFLOP an image"), rows)
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

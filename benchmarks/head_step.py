@@ -11,7 +11,7 @@ import statistics
 
 from absl import flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 from attn_lstm.models.resnet import feature_dim
 from benchmarks import measure, workload
 from benchmarks.roofline import floor
@@ -51,7 +51,7 @@ def main() -> int:
     for method in _METHODS:
         step = steps[method]
         print(f"{method}:", floor(step.flops(), measure.cost(step.compiled)[1], dtype)[1])
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

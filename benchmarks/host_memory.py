@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 from attn_lstm.config import resolve, validate
 from attn_lstm.data import load_split
 from attn_lstm.parallel import make_mesh
@@ -61,7 +61,7 @@ def main() -> int:
     print(measure.machine())
     title = f"{config.method} on {splits['train'].dataset}, {epoch} steps an epoch"
     measure.print_table(title, ("behind", "peak, MiB", "to the one before"), rows)
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

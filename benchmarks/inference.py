@@ -17,9 +17,9 @@ import ml_collections
 import numpy as np
 import torch
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
+from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.models.network import Network, create_network
-from attn_lstm.prediction import emit_most_confident
 from benchmarks import measure, torch_peer, workload
 from benchmarks.roofline import floor, matmul_flops
 
@@ -104,7 +104,7 @@ def main() -> int:
     measure.print_table(f"ResNet-{size.depth} and attention LSTM", columns, rows)
     for dtype, (flops, bytes_) in floors.items():
         print(floor(flops, bytes_, dtype)[1])
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

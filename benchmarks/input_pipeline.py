@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 from attn_lstm.data import FileSource, Split, preprocess
 from attn_lstm.data.cpu_tensorflow import tf
 from attn_lstm.data.pipeline import Augment, train_batches
@@ -129,7 +129,7 @@ def main() -> int:
     print(f"{measure.machine()}\n{len(paths)} JPEGs of {height:.0f} x {width:.0f} pixels (median)")
     title = f"To {_SIZE.value} x {_SIZE.value} pixels; a box has {_AREA[0]} to 1 of the area"
     measure.print_table(title, ("side", "images/s (median)", "to the bare decoder's"), rows)
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

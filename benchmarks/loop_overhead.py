@@ -22,12 +22,12 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Batch
 from attn_lstm.parallel import make_mesh
+from attn_lstm.runs.state import TrainState
 from attn_lstm.training.loop import Run
-from attn_lstm.training.state import TrainState
 from benchmarks import measure, workload
 
 _CALLS = flags.DEFINE_integer("calls", 10, "steps in a stretch")
@@ -127,7 +127,7 @@ def main() -> int:
     ]
     title = f"Stretches of {_CALLS.value} steps"
     measure.print_table(title, ("a step", "ms (median)", "time / alone"), rows)
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from attn_lstm import cli, parallel
+from attn_lstm import cli, errors, parallel
 from attn_lstm.data.split import Batch
 from benchmarks import measure, workload
 
@@ -82,7 +82,7 @@ def main() -> int:
         ("training step", "GB", "ms (median)", "time / first"),
         rows,
     )
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 from attn_lstm.errors import UserError
 from benchmarks import measure, workload
 
@@ -63,7 +63,7 @@ def main() -> int:
     print(f"The compiled HLO has {len(step.compiled.as_text()) / 1e6:.1f} MB of text")
     title = "A training step; operations on several threads count on each"
     measure.print_table(title, ("operation", "times", "ms", "share"), rows)
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

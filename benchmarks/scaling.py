@@ -15,10 +15,10 @@ from typing import Any
 import jax
 from absl import flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
+from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.models.network import create_network
 from attn_lstm.models.resnet import feature_dim
-from attn_lstm.prediction import emit_most_confident
 from benchmarks import measure, workload
 from benchmarks.roofline import matmul_flops
 
@@ -91,7 +91,7 @@ def main() -> int:
     ):
         sides = {value: _search(size, **{**usual, field: value}) for value in values}
         _print(f"After the backbone, {size.batch} images", unit, sides)
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import statistics
 
 import torch
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 from attn_lstm.data.split import Batch
 from benchmarks import measure, torch_peer, workload
 from benchmarks.roofline import floor
@@ -75,7 +75,7 @@ def main() -> int:
     for dtype in torch_peer.DTYPES.value:
         ours = sides["ours", dtype]
         print(floor(ours.flops(), measure.cost(ours.compiled)[1], dtype)[1])
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from attn_lstm import parallel
 from attn_lstm.compilation import compiler_options
 from attn_lstm.config import resolve
 from attn_lstm.data.split import Batch
+from attn_lstm.decision import Prediction, observe, predict
 from attn_lstm.models.network import Network, create_network
 from attn_lstm.objective import loss_names
 from attn_lstm.parallel import AXIS, REPLICATED, SPLIT
-from attn_lstm.prediction import Prediction, observe, predict
-from attn_lstm.training.state import TrainState, create_optimizer, create_schedule, create_state
+from attn_lstm.runs.state import TrainState, create_state
+from attn_lstm.training.optimizer import create_optimizer, create_schedule
 from attn_lstm.training.step import make_train_step
 from benchmarks.roofline import matmul_flops
 from configs import coco

@@ -6,10 +6,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from attn_lstm import workdir
-from attn_lstm.model import open_model
+from attn_lstm.measures.thresholds import Threshold
 from attn_lstm.parallel import make_mesh
-from attn_lstm.thresholds import Threshold
+from attn_lstm.runs import tuned, workdir
+from attn_lstm.serving.model import open_model
 from attn_lstm.training.loop import train
 
 
@@ -22,4 +22,4 @@ def train_with_sets_of_any_size(
     config.search.threshold = 0.0
     everything = open_model(config, directory, "best").predict(files)
     median = np.median([label.probability for p in everything for label in p.labels])
-    workdir.save_threshold(directory, config.train.steps, config.search, Threshold(float(median)))
+    tuned.save_threshold(directory, config.train.steps, config.search, Threshold(float(median)))

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from attn_lstm.alignment import ALIGNMENTS, aligned_targets, assign
-from attn_lstm.models.decoder import pool_log_softmax
-from attn_lstm.prediction import emit_most_confident
+from attn_lstm.label_pool import emit_most_confident, pool_log_softmax
 
 END = 5  # of hand-worked cases with 5 labels
 

@@ -13,7 +13,7 @@ from jax.test_util import check_grads
 
 from attn_lstm import losses
 from attn_lstm.alignment import ALIGNMENTS
-from attn_lstm.models.decoder import Unrolled
+from attn_lstm.label_pool import Unrolled
 from attn_lstm.ordering import next_target
 from tests.test_alignment import own_steps
 

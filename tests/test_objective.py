@@ -7,10 +7,10 @@ import pytest
 
 from attn_lstm import parallel
 from attn_lstm.config import resolve
+from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.losses import focal_loss
 from attn_lstm.models.network import create_network
 from attn_lstm.objective import image_losses, loss_names
-from attn_lstm.prediction import emit_most_confident
 from attn_lstm.warp import expected_warp
 from tests.further import FURTHER
 

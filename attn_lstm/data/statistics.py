@@ -1,20 +1,17 @@
 """Counts the labels of a data set: how many an image, how often each, which of them together.
 
-    python -m attn_lstm.data.statistics --config=configs/coco.py:order_free \\
-        --config.data.path=COCO_FOLDER
-
-Reads any data set that can be trained on, and none of its pixels; fields of the config can be
-overridden. Exit codes: 0 done, 2 a mistake in flags, config or files.
+Pure functions of labels, and their results as text; `attn_lstm.statistics` is the command, which
+runs under this module's name too.
 """
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from attn_lstm.data import SPLITS, load_split
 from attn_lstm.data.split import Split
 
 _PAIRS = 10  # co-occurrences listed
@@ -159,34 +156,5 @@ def aligned(lines: Iterable[Sequence[str]]) -> str:
     )
 
 
-# ----------------------------------------------------------------------------------- the command
-
-
-def _command() -> None:
-    """Parses the command line, prints the statistics and exits."""
-    import sys
-
-    from absl import flags
-    from ml_collections import config_flags
-
-    # Imports JAX, which `check`, another user of this module, does without.
-    from attn_lstm import cli
-
-    def define_flags(_: Sequence[str]) -> None:
-        config_flags.DEFINE_config_file("config", None, "config file, as for train.py (required)")
-        flags.DEFINE_enum("split", None, SPLITS, "the only split to read; default: all three")
-        flags.mark_flag_as_required("config")
-
-    def main() -> int:
-        names = [flags.FLAGS.split] if flags.FLAGS.split else SPLITS
-        statistics = [label_statistics(load_split(flags.FLAGS.config.data, n)) for n in names]
-        # Names that the terminal cannot show are no reason to stop.
-        sys.stdout.reconfigure(errors="backslashreplace")
-        print(describe(statistics))
-        return cli.DONE
-
-    cli.run(main, define_flags)
-
-
 if __name__ == "__main__":
-    _command()
+    runpy.run_module("attn_lstm.statistics", run_name="__main__")

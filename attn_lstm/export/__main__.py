@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from attn_lstm import cli
+from attn_lstm import cli, errors
 from attn_lstm.errors import UserError
 
 _NO_SAVED_MODEL = (
@@ -39,7 +39,7 @@ def main() -> int:
     workdir = Path(_WORKDIR.value)
     output = Path(_OUTPUT.value) if _OUTPUT.value else workdir / "export"
     export_run(flags.FLAGS.config, workdir, _STEP.value, output)
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":

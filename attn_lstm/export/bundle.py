@@ -13,9 +13,7 @@ import ml_collections
 from flax.traverse_util import flatten_dict
 from safetensors.flax import save
 
-from attn_lstm import parallel, workdir
-from attn_lstm.calibration import MARGIN, Calibration
-from attn_lstm.evaluation import Opened, find_threshold, open_checkpoint
+from attn_lstm import parallel, storage
 from attn_lstm.export.card import render_card
 from attn_lstm.export.program import (
     MEANINGS,
@@ -25,8 +23,11 @@ from attn_lstm.export.program import (
     make_program,
     serialize,
 )
+from attn_lstm.measures.calibration import MARGIN, Calibration
+from attn_lstm.measures.thresholds import Threshold
 from attn_lstm.models.network import create_network
-from attn_lstm.thresholds import Threshold
+from attn_lstm.runs import tuned
+from attn_lstm.runs.opened import Opened, find_threshold, open_checkpoint
 
 PROGRAM, DESCRIPTION, WEIGHTS, CARD = (
     "model.jax_export",
@@ -64,14 +65,14 @@ def export_run(config: ml_collections.ConfigDict, directory: Path, step: str, ou
     """
     opened = open_checkpoint(config, directory, step, parallel.make_mesh(jax.local_devices()[:1]))
     tau, origin = find_threshold(opened, directory)
-    fitted = workdir.load_calibration(directory, opened.step, config.search)
+    fitted = tuned.load_calibration(directory, opened.step, config.search)
     program = make_program(opened, tau.of(opened.table.names))
     description = describe(opened, program, tau, origin, fitted)
     card = render_card(opened, description, directory)
-    workdir.write_bytes(output / PROGRAM, serialize(program, config.data.image_size))
-    workdir.write_bytes(output / WEIGHTS, weights(opened))
-    workdir.write_json(output / DESCRIPTION, description)
-    workdir.write_text(output / CARD, card)
+    storage.write_bytes(output / PROGRAM, serialize(program, config.data.image_size))
+    storage.write_bytes(output / WEIGHTS, weights(opened))
+    storage.write_json(output / DESCRIPTION, description)
+    storage.write_text(output / CARD, card)
     print(
         f"{config.method}, step {opened.step}, τ = {tau.value:.3f} ({origin}): {PROGRAM}, "
         f"{DESCRIPTION}, {WEIGHTS} and {CARD} written to {output}",

@@ -11,11 +11,12 @@ from typing import Any
 import jinja2
 import ml_collections
 
-from attn_lstm import workdir
+from attn_lstm import storage
 from attn_lstm.config import PLACES, flatten
 from attn_lstm.errors import UserError
-from attn_lstm.evaluation import Opened
 from attn_lstm.reports.tables import COLUMNS, cell
+from attn_lstm.runs import workdir
+from attn_lstm.runs.opened import Opened
 
 _RARE = 20  # training images; a label with fewer is named among the limits
 _NAMED = 20  # labels in a list of them, at most
@@ -92,9 +93,9 @@ def _evaluations(directory: Path, step: int) -> list[dict[str, Any]]:
     """What `eval.py` has found of this checkpoint, a split each."""
     found = []
     for path in sorted((directory / "eval").glob(f"*-{step}.json")):
-        result = workdir.read_json(path)
+        result = storage.read_json(path)
         if not isinstance(result, dict) or not {*COLUMNS, "split", "top-3"} <= result.keys():
-            raise workdir.damaged(path, "not an evaluation of this program")
+            raise storage.damaged(path, "not an evaluation of this program")
         found.append(result)
     return found
 
@@ -102,7 +103,7 @@ def _evaluations(directory: Path, step: int) -> list[dict[str, Any]]:
 def _statistics(directory: Path) -> dict[str, Any]:
     """Label statistics by split, as far as they are kept."""
     path = directory / workdir.STATISTICS
-    return workdir.read_json(path) if path.exists() else {}
+    return storage.read_json(path) if path.exists() else {}
 
 
 def _labels(opened: Opened, evaluations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

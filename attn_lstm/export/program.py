@@ -12,9 +12,9 @@ import numpy as np
 from jax import export
 
 from attn_lstm.errors import UserError
-from attn_lstm.evaluation import Opened
-from attn_lstm.inference import make_search
 from attn_lstm.models.network import create_network
+from attn_lstm.runs.opened import Opened
+from attn_lstm.runs.split_pass import make_search
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # What each output is. b images, C labels, T of them at most, h x w regions.
@@ -37,8 +37,8 @@ Program = Callable[[jax.Array], dict[str, jax.Array]]
 def make_program(opened: Opened, threshold: float | np.ndarray) -> Program:
     """`program(image uint8[b,S,S,3])`: those of `MEANINGS` that the row has, by name.
 
-    It is what one device computes for its rows in `attn_lstm.model`, and holds the weights and τ,
-    one number or float32[C].
+    It is what one device computes for its rows in `serving.model`, and holds the weights and τ, one
+    number or float32[C].
 
     Raises:
       UserError: they are too large for a program that holds them.

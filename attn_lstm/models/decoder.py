@@ -1,6 +1,5 @@
 """M_pred: the LSTM that emits one label a step, in the order of its own confidence."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax
@@ -8,14 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attn_lstm.label_pool import Choice, Unrolled, pool_log_softmax
 from attn_lstm.models.attention import Attention
 from attn_lstm.models.dropout import RowDropout
 from attn_lstm.models.initializers import label_prior
 
 QUERIES = ("state", "state_and_probabilities")
-
-# Maps a step's logits and the labels emitted before it, bool[B,C], to the label int32[B] emitted.
-Choice = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @flax.struct.dataclass
@@ -39,16 +36,6 @@ class DecoderState:
         """Takes label int32[B] out of the pool; -1 and C (the end token) take none."""
         taken = jax.nn.one_hot(label, self.emitted.shape[-1], dtype=bool)
         return self.replace(emitted=self.emitted | taken)
-
-
-@flax.struct.dataclass
-class Unrolled:
-    """All steps of one pass over a batch."""
-
-    logits: jax.Array  # float32[B,T,C], or C+1 with an end token or a learned stop, last
-    emitted: jax.Array  # bool[B,T,C], labels that had left the pool before each step
-    labels: jax.Array  # int32[B,T], label emitted by each step
-    attention: jax.Array | None  # float32[B,T,K]; None for a decoder that looks nowhere
 
 
 class SequenceDecoder(nn.Module):
@@ -219,35 +206,3 @@ class Decoder(SequenceDecoder):
         if self.end_token:
             return jnp.exp(pool_log_softmax(logits, emitted)[..., : self.num_labels])
         return jax.nn.sigmoid(logits)
-
-
-def pool_log_softmax(logits: jax.Array, emitted: jax.Array) -> jax.Array:
-    """Log-softmax over the pool and the end token: float32[...,C+1], -inf for emitted labels."""
-    end = jnp.zeros_like(emitted[..., :1])
-    gone = jnp.concatenate([emitted, end], axis=-1)
-    return jax.nn.log_softmax(jnp.where(gone, -jnp.inf, logits.astype(jnp.float32)), axis=-1)
-
-
-def label_log_probs(
-    logits: jax.Array, emitted: jax.Array, end_token: bool
-) -> tuple[jax.Array, jax.Array | None]:
-    """Log-probabilities of the pool's labels and of ending, for the search.
-
-    Args:
-      logits: float32[...,C], or C+1 with an end token or a learned stop, last.
-      emitted: bool[...,C].
-      end_token: the last logit is a class of the softmax beside the labels; else one beyond C is
-        that of a learned stop, and a label's probability includes that of going on.
-
-    Returns:
-      float32[...,C], -inf for emitted labels, and float32[...] or None where nothing ends by
-      itself.
-    """
-    if end_token:
-        both = pool_log_softmax(logits, emitted)
-        return both[..., :-1], both[..., -1]
-    labels, stop = jnp.split(logits, [emitted.shape[-1]], axis=-1)
-    log_probs = jnp.where(emitted, -jnp.inf, jax.nn.log_sigmoid(labels))
-    if not stop.shape[-1]:
-        return log_probs, None
-    return log_probs + jax.nn.log_sigmoid(-stop), jax.nn.log_sigmoid(stop[..., 0])

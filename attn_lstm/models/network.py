@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from attn_lstm.label_pool import Choice, Unrolled
 from attn_lstm.losses import best_constant, label_loss
 from attn_lstm.models.cnn_rnn import CnnRnn
-from attn_lstm.models.decoder import Choice, Decoder, SequenceDecoder, Unrolled
+from attn_lstm.models.decoder import Decoder, SequenceDecoder
 from attn_lstm.models.dropout import RowDropout
 from attn_lstm.models.initializers import label_prior
 from attn_lstm.models.knn import Neighbours, describe

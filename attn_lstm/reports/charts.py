@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve
 
-from attn_lstm.calibration import reliability_bins
+from attn_lstm.measures.calibration import reliability_bins
 
 # Of Okabe and Ito, who chose colours that the colour-blind tell apart; and none without a mark,
 # a line style or a hatch of its own.

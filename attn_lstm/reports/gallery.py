@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from attn_lstm.measures.predictions import Predictions
 from attn_lstm.reports.overlay import overlay
-from attn_lstm.results import Predictions
 
 _SIDE = 400  # pixels of the longer side of what is shown; more would not be seen
 _SEED = 0  # of the order in which images are tried for the gallery

@@ -15,9 +15,9 @@ import markupsafe
 import numpy as np
 from PIL import Image
 
-from attn_lstm import results
-from attn_lstm.calibration import Calibration, calibration_error
-from attn_lstm.diagnostics import OBJECT_SIZES
+from attn_lstm.measures.calibration import Calibration, calibration_error
+from attn_lstm.measures.diagnostics import OBJECT_SIZES
+from attn_lstm.measures.predictions import Predictions
 from attn_lstm.reports import charts
 from attn_lstm.reports.gallery import Example
 from attn_lstm.reports.tables import COLUMNS, PUBLISHED, cell
@@ -33,7 +33,7 @@ _TEMPLATES = Path(__file__).parent
 
 def render_report(
     result: Mapping[str, Any],
-    predictions: results.Predictions,
+    predictions: Predictions,
     names: Sequence[str],
     examples: Sequence[Example],
     command: str,
@@ -140,7 +140,7 @@ def _labels(result: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, A
 
 
 def _sections(
-    result: Mapping[str, Any], predictions: results.Predictions, names: Sequence[str]
+    result: Mapping[str, Any], predictions: Predictions, names: Sequence[str]
 ) -> list[tuple[str, str, list[dict[str, Any]]]]:
     """(id, heading, charts) of the page's sections."""
     diagnosis = result["diagnostics"]
@@ -163,9 +163,7 @@ def _figure(title: str, svg: str, alt: str, caption: str) -> dict[str, Any]:
     return {"title": title, "source": source, "alt": alt, "caption": caption, "rows": None}
 
 
-def _precision_recall(
-    result: Mapping[str, Any], predictions: results.Predictions
-) -> dict[str, Any]:
+def _precision_recall(result: Mapping[str, Any], predictions: Predictions) -> dict[str, Any]:
     points = {
         "predicted, O-P and O-R": (result["O-R"], result["O-P"]),
         "predicted, C-P and C-R": (result["C-R"], result["C-P"]),
@@ -179,7 +177,7 @@ def _precision_recall(
     )
 
 
-def _reliability(result: Mapping[str, Any], predictions: results.Predictions) -> dict[str, Any]:
+def _reliability(result: Mapping[str, Any], predictions: Predictions) -> dict[str, Any]:
     emitted = predictions.sequence >= 0
     images = np.nonzero(emitted)[0]
     scores, truth = predictions.scores.ravel().clip(0, 1), predictions.truth.ravel()
@@ -254,7 +252,7 @@ def _diagnosed(diagnosis: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _order(
-    diagnosis: Mapping[str, Any], predictions: results.Predictions, names: Sequence[str]
+    diagnosis: Mapping[str, Any], predictions: Predictions, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """When labels are predicted against how frequent they are; nothing where there is no order."""
     emitted = predictions.sequence >= 0
@@ -288,7 +286,7 @@ def _order(
     ]
 
 
-def _co_occurrence(predictions: results.Predictions, names: Sequence[str]) -> list[dict[str, Any]]:
+def _co_occurrence(predictions: Predictions, names: Sequence[str]) -> list[dict[str, Any]]:
     chosen = np.argsort(-predictions.truth.sum(0), kind="stable")[:_CO_OCCURRING]
     chosen = chosen[predictions.truth[:, chosen].any(0)]
     if len(chosen) < 2:

@@ -13,22 +13,25 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from attn_lstm import inference, parallel, results, weights, workdir
+from attn_lstm import parallel, storage, weights
 from attn_lstm.config import PLACES, flatten, resolve, validate
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Batch, Split
 from attn_lstm.data.statistics import label_statistics
 from attn_lstm.errors import UserError
-from attn_lstm.inputs import Inputs
+from attn_lstm.measures import summary, thresholds
 from attn_lstm.models.network import create_network
 from attn_lstm.objective import loss_names
 from attn_lstm.ordering import frequency_rank
 from attn_lstm.parallel import AXIS, REPLICATED, SPLIT
-from attn_lstm.training import knn, nonfinite
-from attn_lstm.training.checkpoint import Checkpoints
+from attn_lstm.runs import split_pass, workdir
+from attn_lstm.runs.checkpoint import Checkpoints
+from attn_lstm.runs.inputs import Inputs
+from attn_lstm.runs.state import TrainState, create_state
+from attn_lstm.training import memorise, nonfinite
 from attn_lstm.training.console import Clock, Console, Progress, device_memory
+from attn_lstm.training.optimizer import create_optimizer, create_schedule
 from attn_lstm.training.samples import Samples
-from attn_lstm.training.state import TrainState, create_optimizer, create_schedule, create_state
 from attn_lstm.training.step import make_train_step, permitted_to_leave_out
 from attn_lstm.training.stop import Stop, Stopped
 from attn_lstm.training.writers import Writers
@@ -137,7 +140,7 @@ class Run:
         )
         self.num_labels = len(table.names)
         self.last_step = 1 if config.head == "knn" else config.train.steps
-        self.eval_step = inference.map_eval_step(config, len(table.names), mesh)
+        self.eval_step = split_pass.map_eval_step(config, len(table.names), mesh)
         self.meta = {"dataset": table.dataset, "labels": list(table.names)}
         self.meta["fingerprint"] = splits["train"].fingerprint
 
@@ -161,7 +164,7 @@ class Run:
             if jax.process_index() == 0:
                 workdir.save_labels(directory, table)
                 statistics = {name: label_statistics(split) for name, split in splits.items()}
-                workdir.write_json(directory / workdir.STATISTICS, statistics)
+                storage.write_json(directory / workdir.STATISTICS, statistics)
         if steps:
             self.state = self.latest.restore_state(steps[-1], jax.eval_shape(create), mesh)
         else:
@@ -241,7 +244,7 @@ class Run:
 
     def memorise(self) -> int:
         """The one update of the row knn: remembers the training images, saves and validates."""
-        memory = knn.fit(
+        memory = memorise.fit(
             self.config,
             {"params": self.state.params, "batch_stats": self.state.batch_stats},
             self.splits["train"],
@@ -306,7 +309,7 @@ class Run:
         report = nonfinite.describe(self.state.left_out, self.schedule, images)
         path = self.directory / f"nonfinite-{step}.json"
         if jax.process_index() == 0:
-            workdir.write_json(path, report)
+            storage.write_json(path, report)
         what = f"not finite in update {step}: {', '.join(report['not_finite'])} (see {path})"
         if count <= permitted:
             self.console.say(f"{what}; left out, {count} so far")
@@ -345,15 +348,15 @@ class Run:
     def validate(self, step: int) -> None:
         """Finds the figures on the validation split; keeps the state if it is the best yet."""
         with self.console.doing("validating"):
-            predictions, maps = inference.predict_with_maps(
+            predictions, maps = split_pass.predict_with_maps(
                 self.eval_step,
                 self.state.variables,
                 self.inputs["validation"].evaluation(),
                 self.rank,
-                inference.threshold_or_default(self.config.search.threshold),
+                thresholds.threshold_or_default(self.config.search.threshold),
                 self.mesh,
             )
-            figures = results.figures(predictions)
+            figures = summary.figures(predictions)
             name = self.config.train.best_figure
             kept = self.best.steps()
             if not kept or figures[name] > self.best.meta(kept[-1])["figures"][name]:
@@ -361,7 +364,7 @@ class Run:
                 self.best.wait()
             first = jax.process_index() == 0
             pictures = self.samples.draw(predictions, maps) if first else {}
-        top3 = {f"top-3/{name}": value for name, value in results.top3_figures(predictions).items()}
+        top3 = {f"top-3/{name}": value for name, value in summary.top3_figures(predictions).items()}
         # Last: a line in the log says that all that belongs to this validation is done.
         self.writers.validation(step, {**figures, **top3}, pictures)
         self.console.say(

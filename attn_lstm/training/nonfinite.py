@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from attn_lstm.training.state import LeftOut
+from attn_lstm.runs.state import LeftOut
 
 
 def describe(left_out: LeftOut, schedule: optax.Schedule, images: Sequence[str]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import ml_collections
 import numpy as np
 
-from attn_lstm import illustration
 from attn_lstm.data.split import Split
 from attn_lstm.errors import UserError
-from attn_lstm.results import Predictions
+from attn_lstm.measures.predictions import Predictions
+from attn_lstm.runs import pictures
 
 COUNT = 4
 _SEED = 0  # of the draw
@@ -40,7 +40,7 @@ class Samples:
         """
         from attn_lstm.reports import attention_figure
 
-        examples = illustration.Examples(self._config, self._data, predictions, maps)
+        examples = pictures.Examples(self._config, self._data, predictions, maps)
         try:
             found = examples.of(np.flatnonzero(np.isin(predictions.image_id, self._rows)))
         except UserError as error:

@@ -12,7 +12,7 @@ import optax
 from attn_lstm.models.network import Network
 from attn_lstm.objective import image_losses
 from attn_lstm.parallel import AXIS
-from attn_lstm.training.state import LeftOut, TrainState, learned_and_resting
+from attn_lstm.runs.state import LeftOut, TrainState, learned_and_resting
 
 PyTree = Any
 

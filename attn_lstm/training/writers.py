@@ -12,7 +12,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams, image, scalar
 
-from attn_lstm.workdir import MetricsLog, writing
+from attn_lstm.storage import writing
+from attn_lstm.training.metrics_log import MetricsLog
 
 # The columns of TensorBoard's table of runs, beside the fields of their configs.
 _COMPARED = tuple(f"validation/{name}" for name in ("C-F1", "O-F1", "mAP", "macro-F1", "loss"))

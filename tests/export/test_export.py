@@ -15,21 +15,25 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors import safe_open
 
-from attn_lstm import predicting, results, workdir
-from attn_lstm.calibration import Calibration
+from attn_lstm import storage
 from attn_lstm.config import resolve
 from attn_lstm.data import load_split
 from attn_lstm.data.images import read_image, resized
 from attn_lstm.errors import UserError
-from attn_lstm.evaluation import Opened, open_checkpoint
 from attn_lstm.export import bundle
 from attn_lstm.export import program as programs
-from attn_lstm.inference import make_search
-from attn_lstm.model import load_model
+from attn_lstm.label_pool import emit_most_confident
+from attn_lstm.measures import summary
+from attn_lstm.measures.calibration import Calibration
+from attn_lstm.measures.predictions import Predictions
+from attn_lstm.measures.thresholds import Threshold
 from attn_lstm.models.network import create_network
 from attn_lstm.parallel import make_mesh
-from attn_lstm.prediction import emit_most_confident
-from attn_lstm.thresholds import Threshold
+from attn_lstm.runs import workdir
+from attn_lstm.runs.opened import Opened, open_checkpoint
+from attn_lstm.runs.split_pass import make_search
+from attn_lstm.serving.command import predict_images
+from attn_lstm.serving.model import load_model
 from tests.small_run import train_with_sets_of_any_size
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +64,7 @@ def write_evaluation(directory: Path) -> None:
     config, table = workdir.load_config(directory), workdir.load_labels(directory)
     split = load_split(config.data, "test")
     sequence = np.tile(np.array([0, 1, -1], np.int32), (len(split), 1))
-    predictions = results.Predictions(
+    predictions = Predictions(
         labels=np.tile(np.arange(3) < 2, (len(split), 1)),
         scores=np.tile(np.array([0.9, 0.8, 0.1], np.float32), (len(split), 1)),
         sequence=sequence, probabilities=np.where(sequence < 0, 0, 0.8).astype(np.float32),
@@ -68,9 +72,9 @@ def write_evaluation(directory: Path) -> None:
         image_id=np.arange(len(split), dtype=np.int32), regions=16,
     )  # fmt: skip
     result = {"split": "test", "step": 4, "threshold": 0.25, "fingerprint": split.fingerprint,
-              **results.report(predictions, split, table.counts),
+              **summary.report(predictions, split, table.counts),
               "config": config.to_dict()}  # fmt: skip
-    workdir.write_json(directory / "eval/test-4.json", result)
+    storage.write_json(directory / "eval/test-4.json", result)
 
 
 def export(directory, output):
@@ -118,7 +122,7 @@ def read_elsewhere(folder, pixels, tmp_path):
 def assert_as_predict(trained, folder, found, files, tmp_path):
     """The outputs are what predict.py says of the same files, and what `Model` says beside it."""
     config = workdir.load_config(trained)
-    predicting.predict_images(
+    predict_images(
         config, trained, "best", files, batch_size=None, form="jsonl",
         output=tmp_path / "lines.jsonl", overlays=None,
     )  # fmt: skip
@@ -255,7 +259,7 @@ def test_damaged_files_of_the_run_are_named(trained, tmp_path):
         ({**result, "pointing": {"attention": 1.0}}, "delete it"),
         ({**result, "images": "many"}, "delete it"),
     ):
-        workdir.write_json(tmp_path / "eval/test-4.json", broken)
+        storage.write_json(tmp_path / "eval/test-4.json", broken)
         with pytest.raises(UserError, match=part):
             bundle.render_card(opened, description, tmp_path)
 

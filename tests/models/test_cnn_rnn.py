@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from attn_lstm.config import resolve
+from attn_lstm.decision import observe, predict
+from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.models.cnn_rnn import CnnRnn
 from attn_lstm.models.network import create_network
 from attn_lstm.objective import training_choice
-from attn_lstm.prediction import emit_most_confident, observe, predict
 
 BATCH, REGIONS, WIDTH, LABELS = 3, 4, 5, 6
 

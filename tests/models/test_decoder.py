@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from attn_lstm.models.decoder import Decoder, label_log_probs, pool_log_softmax
-from attn_lstm.prediction import emit_most_confident
+from attn_lstm.label_pool import emit_most_confident, label_log_probs, pool_log_softmax
+from attn_lstm.models.decoder import Decoder
 
 BATCH, REGIONS, WIDTH, LABELS = 3, 4, 5, 6
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
 
 from attn_lstm.config import resolve
+from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.models.knn import CANDIDATES, Neighbours, describe, nearest
 from attn_lstm.models.network import create_network
-from attn_lstm.prediction import emit_most_confident
 
 
 def unit(rng, *shape):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from attn_lstm.config import resolve
+from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.models.network import create_network
-from attn_lstm.prediction import emit_most_confident
 
 
 @pytest.fixture

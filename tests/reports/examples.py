@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from attn_lstm import results
 from attn_lstm.data.split import FileSource, Split
+from attn_lstm.measures.predictions import Predictions
 from attn_lstm.reports.gallery import Example, make_example
 
 NAMES = ("person", "teddy bear", "stop sign", "<script>alert('x')</script>", 'a "quoted" & $name$')
 
 
-def made_up_predictions(images: int = 12, labels: int = 5, seed: int = 0) -> results.Predictions:
+def made_up_predictions(images: int = 12, labels: int = 5, seed: int = 0) -> Predictions:
     """Random sets, of which every sequence lists each label once."""
     rng = np.random.default_rng(seed)
     steps = min(4, labels)
@@ -24,7 +24,7 @@ def made_up_predictions(images: int = 12, labels: int = 5, seed: int = 0) -> res
     predicted = np.zeros((images, labels), bool)
     for row, some in zip(predicted, sequence, strict=True):
         row[some[some >= 0]] = True
-    return results.Predictions(
+    return Predictions(
         labels=predicted,
         scores=scores,
         sequence=sequence,
@@ -37,14 +37,14 @@ def made_up_predictions(images: int = 12, labels: int = 5, seed: int = 0) -> res
     )
 
 
-def made_up_split(predictions: results.Predictions, names: tuple[str, ...] = NAMES) -> Split:
+def made_up_split(predictions: Predictions, names: tuple[str, ...] = NAMES) -> Split:
     images = len(predictions.truth)
     files = tuple(f"{i:03}.jpg" for i in range(images))
     return Split("coco", "test", names, files, predictions.truth, FileSource("/none", files))
 
 
 def made_up_examples(
-    predictions: results.Predictions, names: tuple[str, ...] = NAMES, attend: bool = True
+    predictions: Predictions, names: tuple[str, ...] = NAMES, attend: bool = True
 ) -> list[Example]:
     rng = np.random.default_rng(1)
     steps = predictions.sequence.shape[1]

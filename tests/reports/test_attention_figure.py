@@ -14,11 +14,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from attn_lstm import illustration
 from attn_lstm.config import resolve
 from attn_lstm.data import FileSource, load_split
 from attn_lstm.errors import UserError
 from attn_lstm.reports import attention_figure, gallery
+from attn_lstm.runs import pictures
 from tests.reports.examples import made_up_predictions
 
 NAMES = ("person", "teddy bear", "stop sign", "cat")
@@ -206,12 +206,12 @@ def drawn(tiny_config):
     maps = np.random.default_rng(0).dirichlet(np.ones(9), (len(split), 4)).astype(np.float16)
     result = {"method": "order_free", "dataset": "coco", "split": "test", "step": 4,
               "threshold": 0.5}  # fmt: skip
-    return result, illustration.Examples(config, split, predictions, maps)
+    return result, pictures.Examples(config, split, predictions, maps)
 
 
 def test_figures_are_files_named_by_kind_place_and_image(drawn, tmp_path):
     result, examples = drawn
-    illustration.write_figures(tmp_path / "figures", result, examples, 2, [3])
+    pictures.write_figures(tmp_path / "figures", result, examples, 2, [3])
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert [name[:8] for name in names] == [
         "asked-01", "best-01-", "best-02-", "overview", "worst-01", "worst-02",
@@ -224,8 +224,8 @@ def test_figures_are_files_named_by_kind_place_and_image(drawn, tmp_path):
 
 def test_figures_of_an_earlier_call_do_not_stay(drawn, tmp_path):
     result, examples = drawn
-    illustration.write_figures(tmp_path, result, examples, 2, [])
-    illustration.write_figures(tmp_path, result, examples, 1, [])
+    pictures.write_figures(tmp_path, result, examples, 2, [])
+    pictures.write_figures(tmp_path, result, examples, 1, [])
     assert sorted(path.name[:8] for path in tmp_path.iterdir()) == [
         "best-01-", "overview", "worst-01",
     ]  # fmt: skip
@@ -248,16 +248,16 @@ def test_an_image_that_has_gone_since_is_named_in_one_line(drawn, tiny_config, t
     files = FileSource(tmp_path, [f"{name}.jpg" for name in examples.data.image_ids])
     gone = dataclasses.replace(examples.data, images=files)
     with pytest.raises(UserError, match=r"cannot draw .*2\.jpg: ") as raised:
-        illustration.Examples(tiny_config(), gone, examples.predictions, None).of([2])
+        pictures.Examples(tiny_config(), gone, examples.predictions, None).of([2])
     assert "\n" not in str(raised.value)
 
 
 def test_an_image_that_is_not_there_is_named(drawn):
     _, examples = drawn
     known = examples.data.image_ids
-    assert illustration.rows_of(examples.data, [known[4], known[1], known[4]]) == [4, 1]
+    assert pictures.rows_of(examples.data, [known[4], known[1], known[4]]) == [4, 1]
     with pytest.raises(UserError, match=f"figure_ids=99999: .* is {known[9]}"):
-        illustration.rows_of(examples.data, ["99999"])
+        pictures.rows_of(examples.data, ["99999"])
     unread = dataclasses.replace(examples.predictions, image_id=np.array([0, 1, 3], np.int32))
     with pytest.raises(UserError, match="could not be read"):
-        illustration.Examples(None, examples.data, unread, None).indices([2])
+        pictures.Examples(None, examples.data, unread, None).indices([2])

@@ -11,8 +11,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from attn_lstm import results
-from attn_lstm.calibration import Calibration
+from attn_lstm.measures import summary
+from attn_lstm.measures.calibration import Calibration
 from attn_lstm.reports.html import render_report
 from tests.reports.examples import NAMES, made_up_examples, made_up_predictions, made_up_split
 
@@ -31,7 +31,7 @@ def page(dataset="coco", attend=True, names=NAMES, fitted=None):
         "step": 7,
         "threshold": 0.25,
         "threshold_origin": "tuned by eval.py --tune",
-        **results.report(predictions, split, counts, fitted),
+        **summary.report(predictions, split, counts, fitted),
         "config": {
             "seed": 3,
             "backbone": {"name": "resnet", "depth": 50, "weights": "/w/resnet50.pth"},

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from attn_lstm import evaluation, workdir
 from attn_lstm.config import flatten
 from attn_lstm.errors import UserError
 from attn_lstm.parallel import make_mesh
-from attn_lstm.training import loop
-from attn_lstm.training.checkpoint import CHECKSUMS, Checkpoints, find_damage
+from attn_lstm.runs import opened, workdir
+from attn_lstm.runs.checkpoint import CHECKSUMS, Checkpoints, find_damage
+from attn_lstm.training import loop, metrics_log
 from configs import coco
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_bits
     assert expected.keys() == found.keys()
     for name in expected:
         np.testing.assert_array_equal(expected[name], found[name], err_msg=name)
-    assert (run / workdir.METRICS).read_bytes() == (whole / workdir.METRICS).read_bytes()
+    assert (run / metrics_log.METRICS).read_bytes() == (whole / metrics_log.METRICS).read_bytes()
     assert find_damage(run / "checkpoints/latest/10") is None
     assert find_damage(run / "checkpoints/damaged/latest-10") is not None
 
@@ -80,10 +80,10 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_not_begun_anew(
 ):
     for step in (9, 10):
         flip(run / f"checkpoints/latest/{step}")
-    log = (run / workdir.METRICS).read_bytes()
+    log = (run / metrics_log.METRICS).read_bytes()
     with pytest.raises(UserError, match=r"no checkpoint in .*latest is whole: 10: .*9: "):
         loop.train(tiny_config(), run, one_device)
-    assert (run / workdir.METRICS).read_bytes() == log
+    assert (run / metrics_log.METRICS).read_bytes() == log
 
 
 @pytest.mark.parametrize("step", ["best", "latest", "10"])
@@ -91,7 +91,7 @@ def test_evaluation_of_a_damaged_checkpoint_names_the_file(run, one_device, step
     folder = "best" if step == "best" else "latest"
     broken = [flip(path) for path in (run / "checkpoints" / folder).iterdir()]
     with pytest.raises(UserError, match=r"is damaged: .*--step") as caught:
-        evaluation.open_checkpoint(workdir.load_config(run), run, step, one_device)
+        opened.open_checkpoint(workdir.load_config(run), run, step, one_device)
     assert any(str(path) in str(caught.value) for path in broken)
     assert all(path.exists() for path in broken)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from attn_lstm import workdir
 from attn_lstm.errors import UserError
 from attn_lstm.parallel import make_mesh
-from attn_lstm.training import loop
-from attn_lstm.training.checkpoint import Checkpoints
+from attn_lstm.runs import workdir
+from attn_lstm.runs.checkpoint import Checkpoints
+from attn_lstm.training import loop, metrics_log
 from tests.further import FURTHER
 
 
@@ -39,7 +39,7 @@ def assert_equal(first, second, **tolerance):
 
 
 def metrics(directory):
-    return [json.loads(line) for line in (directory / workdir.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (directory / metrics_log.METRICS).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,9 @@ def test_the_same_seed_gives_the_same_bits_and_compiles_each_step_once(
         run.close()
     assert "step 10/10  validating" in written[0]  # here a line moves, there it did not
     assert_equal(final_variables(whole), final_variables(tmp_path))
-    assert (whole / workdir.METRICS).read_bytes() == (tmp_path / workdir.METRICS).read_bytes()
+    assert (whole / metrics_log.METRICS).read_bytes() == (
+        tmp_path / metrics_log.METRICS
+    ).read_bytes()
     assert run.train_step(False)._cache_size() == 1
     assert run.eval_step._cache_size() == 1
 

@@ -16,10 +16,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from attn_lstm import evaluation, workdir
-from attn_lstm.cli import LOST
 from attn_lstm.config import flatten
+from attn_lstm.errors import LOST
+from attn_lstm.evaluation import evaluate
 from attn_lstm.parallel import make_mesh
+from attn_lstm.runs import workdir
 from attn_lstm.training import loop
 from configs import coco
 from tests.conftest import write_coco
@@ -139,7 +140,7 @@ def test_two_processes_train_as_one_with_as_many_devices(config, together, tmp_p
 @pytest.mark.slow
 def test_two_processes_evaluate_every_image_once(together, tmp_path):
     run = Path(shutil.copytree(together, tmp_path / "run"))
-    evaluation.evaluate(workdir.load_config(run), run, "latest", "test", make_mesh())
+    evaluate.evaluate(workdir.load_config(run), run, "latest", "test", make_mesh())
     alone = json.loads((run / "eval/test-10.json").read_text())
     first, second = wait(start_two("eval.py", f"--workdir={run}", "--step=latest"))
     assert (first.code, second.code) == (0, 0), first.err + second.err

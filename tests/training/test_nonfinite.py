@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from attn_lstm.errors import UserError
-from attn_lstm.inputs import Inputs
 from attn_lstm.parallel import make_mesh
+from attn_lstm.runs.inputs import Inputs
 from attn_lstm.training import loop
 from tests.training.test_loop import assert_equal, final_variables, metrics
 

@@ -8,7 +8,7 @@ import pytest
 from attn_lstm.config import resolve
 from attn_lstm.data import load_split
 from attn_lstm.data.split import FileSource
-from attn_lstm.results import Predictions
+from attn_lstm.measures.predictions import Predictions
 from attn_lstm.training.samples import Samples
 
 

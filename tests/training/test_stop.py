@@ -7,8 +7,8 @@ import jax
 import pytest
 from jax.experimental import multihost_utils
 
-from attn_lstm import features
 from attn_lstm.parallel import make_mesh
+from attn_lstm.runs import features
 from attn_lstm.training import loop
 from attn_lstm.training.stop import Stop, Stopped
 

@@ -1,0 +1,199 @@
+"""From regions to what a user gets: label sets, their order, scores and attention."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from attn_lstm.beam_search import Beams, StepScores, beam_search
+from attn_lstm.label_pool import Unrolled, emit_most_confident, label_log_probs
+from attn_lstm.models.network import Network
+
+SCORES = ("last_step", "map", "mean", "max", "beam")
+DECISIONS = ("path", "scores")
+
+
+@flax.struct.dataclass
+class Prediction:
+    """Predictions of B images. Sets cut from scores list labels by score, and their T is C."""
+
+    labels: jax.Array  # bool[B,C], the predicted set
+    scores: jax.Array  # float32[B,C], for ranking the labels of an image (mAP, top-3)
+    sequence: jax.Array  # int32[B,T], labels in the order of emission, -1 behind the last
+    probabilities: jax.Array  # float32[B,T], of each label of the sequence
+    # float32[B,T,K], where the network looked for it; None for rows that look nowhere
+    attention: jax.Array | None
+
+
+@flax.struct.dataclass
+class Seen:
+    """What the network says of B images before τ is asked for."""
+
+    preliminary: jax.Array | None  # float32[B,C], v_prob, or what stands in its place
+    maps: jax.Array | None  # float32[B,C,K], where the network looked for each label, if anywhere
+    start: tuple[Any, Any] | None = None  # the decoder's memory and its first state
+    greedy: Unrolled | None = None  # its T steps when each emits the most confident label
+
+
+def observe(
+    config: ml_collections.ConfigDict, network: Network, variables: dict, features: jax.Array
+) -> Seen:
+    """What all predictions for features float[B,K,D] share, whatever their τ."""
+    if network.decoder is None:
+        return Seen(*network.apply(variables, features, method="look"))
+    preliminary = network.apply(variables, features, method="preliminary")
+    greedy = network.apply(
+        variables,
+        features,
+        preliminary,
+        emit_most_confident,
+        config.decoder.max_labels,
+        method="unroll",
+    )
+    start = network.apply(variables, features, preliminary, method="start")
+    return Seen(preliminary, _maps(config.search.scores, network, greedy), start, greedy)
+
+
+def predict(
+    config: ml_collections.ConfigDict,
+    network: Network,
+    variables: dict,
+    seen: Seen,
+    threshold: jax.Array | float,
+) -> Prediction:
+    """Label sets of B images, as `config.search` says.
+
+    Args:
+      config: resolved.
+      network, variables: as trained.
+      seen: of the images, by `observe`.
+      threshold: τ, of the search or, where scores decide, of each label; float32[] or float32[C].
+    """
+    search = config.search
+    if network.decoder is None:
+        return _cut(seen.preliminary, seen.maps, threshold, search.top_k)
+    by_path = search.decide == "path"
+    beams = None
+    if by_path or search.scores == "beam":
+        # Where scores decide, paths end by themselves alone.
+        beams = _search(config, network, variables, seen, threshold if by_path else 0.0)
+    scores = label_scores(search.scores, network, seen, beams)
+    if not by_path:
+        return _cut(scores, seen.maps, threshold)
+    return Prediction(
+        labels=beams.best_set(network.num_labels),
+        scores=scores,
+        sequence=beams.labels[:, 0],
+        probabilities=jnp.where(beams.labels[:, 0] >= 0, jnp.exp(beams.log_probs[:, 0]), 0.0),
+        attention=None if beams.trace is None else beams.trace[:, 0],
+    )
+
+
+def _search(
+    config: ml_collections.ConfigDict,
+    network: Network,
+    variables: dict,
+    seen: Seen,
+    threshold: jax.Array | float,
+) -> Beams:
+    memory, state = seen.start
+
+    def one_path(state: Any, label: jax.Array) -> tuple[Any, StepScores]:
+        state = state.emit(label)
+        emitted = state.emitted
+        state, step_logits, weights = network.apply(variables, memory, state, method="step")
+        log_probs = label_log_probs(step_logits, emitted, network.decoder.end_token)
+        return state, StepScores(*log_probs, weights)
+
+    return beam_search(
+        # Mapped over the beam: its paths share the image's memory, which is never copied.
+        jax.vmap(one_path, in_axes=1, out_axes=1),
+        state,
+        num_labels=network.num_labels,
+        beam_size=config.search.beam_size,
+        max_labels=config.decoder.max_labels,
+        threshold=threshold,
+        stop=config.search.stop,
+    )
+
+
+def label_scores(kind: str, network: Network, seen: Seen, beams: Beams | None) -> jax.Array:
+    """A score of each label, float32[B,C], 0 to 1.
+
+    Args:
+      kind: 'last_step', p of the greedy pass's last step, which has seen the most (its mAP on COCO
+        is above v_prob's), or with an end token as 'max'; 'map', v_prob; 'mean', of these two;
+        'max', the largest p of any step, as Dutta et al. (2020) merge them; 'beam', as
+        `Beams.marginals`.
+      network: with a decoder.
+      seen: of the images.
+      beams: their paths; needed by 'beam' alone.
+    """
+    if kind == "beam":
+        return beams.marginals(network.num_labels)
+    if kind == "map":
+        return seen.preliminary
+    probabilities = _step_probabilities(network, seen.greedy)
+    largest = kind == "max" or network.decoder.end_token
+    steps = probabilities.max(axis=1) if largest else probabilities[:, -1]
+    return (steps + seen.preliminary) / 2 if kind == "mean" else steps
+
+
+def _step_probabilities(network: Network, unrolled: Unrolled) -> jax.Array:
+    """Each label's at each step, with an end token times that of getting there: float32[B,T,C]."""
+    if not network.decoder.end_token:
+        return jax.nn.sigmoid(unrolled.logits[..., : network.num_labels])
+    log_probs, end = label_log_probs(unrolled.logits, unrolled.emitted, end_token=True)
+    going_on = jnp.cumprod(1.0 - jnp.exp(end), axis=1)
+    reached = jnp.concatenate([jnp.ones_like(going_on[:, :1]), going_on[:, :-1]], axis=1)
+    return reached[..., None] * jnp.exp(log_probs)
+
+
+def _cut(
+    scores: jax.Array, maps: jax.Array | None, threshold: jax.Array | float, top_k: int = 0
+) -> Prediction:
+    """The `top_k` best labels, or with 0 all at or above the threshold, by score.
+
+    Args:
+      scores: float32[B,C].
+      maps: float32[B,C,K], where the network looked for each label, or None.
+      threshold: float32[] or float32[C].
+    """
+    if top_k:
+        place = jnp.argsort(jnp.argsort(-scores, axis=-1, stable=True), axis=-1)
+        chosen = place < top_k
+    else:
+        chosen = scores >= threshold
+    sequence = jnp.argsort(jnp.where(chosen, -scores, jnp.inf), axis=-1, stable=True)
+    listed = jnp.take_along_axis(chosen, sequence, axis=-1)
+    if maps is not None:
+        maps = jnp.take_along_axis(maps, sequence[..., None], axis=1)
+        maps = jnp.where(listed[..., None], maps, 0.0)
+    return Prediction(
+        labels=chosen,
+        scores=scores,
+        sequence=jnp.where(listed, sequence, -1).astype(jnp.int32),
+        probabilities=jnp.where(listed, jnp.take_along_axis(scores, sequence, axis=-1), 0.0),
+        attention=maps,
+    )
+
+
+def _maps(kind: str, network: Network, greedy: Unrolled) -> jax.Array | None:
+    """Where the step looked that speaks for each label.
+
+    Of the scores 'max' it is the step of the label's largest probability; of others the one that
+    emitted the label, or the last where none did.
+
+    Returns:
+      float32[B,C,K]; None for a decoder that looks nowhere.
+    """
+    if greedy.attention is None:
+        return None
+    if kind == "max":
+        step = _step_probabilities(network, greedy).argmax(axis=1)
+    else:
+        emits = jax.nn.one_hot(greedy.labels, network.num_labels, axis=1, dtype=bool)  # [B,C,T]
+        step = jnp.where(emits.any(axis=-1), emits.argmax(axis=-1), emits.shape[-1] - 1)
+    return jnp.take_along_axis(greedy.attention, step[..., None], axis=1)

@@ -1,0 +1,1 @@
+"""A checkpoint or many runs judged on a split."""

@@ -1,0 +1,206 @@
+"""`compare.py`'s work: train and evaluate every method with every seed, and write the tables."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from attn_lstm import parallel, storage
+from attn_lstm.config import resolve, validate
+from attn_lstm.errors import UserError
+from attn_lstm.evaluation import evaluate
+from attn_lstm.measures import bootstrap, summary
+from attn_lstm.measures.bootstrap import Difference, Resampled
+from attn_lstm.reports import seeds_table
+from attn_lstm.reports.seeds_table import Compared, Finished
+from attn_lstm.reports.tables import COLUMNS, PUBLISHED
+from attn_lstm.runs import workdir
+from attn_lstm.training.loop import train
+from attn_lstm.training.stop import Stop
+
+ROW = "row.json"  # of a run that is finished
+
+
+def compare(
+    configs: Mapping[str, ml_collections.ConfigDict],
+    directory: Path,
+    seeds: int,
+    mesh: Mesh,
+    reference: str | None = None,
+) -> bool:
+    """Finishes what is not finished yet and writes DIRECTORY/table.{md,csv,json} after each run.
+
+    A run lies in DIRECTORY/METHOD/seed-SEED, a work directory as `train.py` makes it. Its τ is
+    chosen on the validation split, where its config leaves it open, and its best checkpoint is
+    evaluated on the test split. All runs share the features of a frozen backbone.
+
+    Args:
+      configs: of each method, unresolved, with the first seed.
+      directory: of the comparison; made when missing.
+      seeds: N; the seeds are the config's and the N - 1 behind it.
+      mesh: of all devices.
+      reference: the method that all others are compared with; None for the one that
+        `reports.comparison.reference_of` names.
+
+    Returns:
+      True when all is done, False when SIGTERM or SIGINT stopped it (all is saved).
+
+    Raises:
+      UserError: a mistake in a config, the data, or a run of another config in the directory;
+        found before anything is trained.
+    """
+    if reference is not None and reference not in configs:
+        raise UserError(
+            f"--reference={reference} is no row of the table; choose one of: {', '.join(configs)}"
+        )
+    plan = list(_plan(configs, directory, seeds))
+    with parallel.agreed():
+        for config, run in plan:
+            validate(config, mesh.size)
+            if (run / workdir.CONFIG).exists():
+                workdir.save_config(run, config)
+    finished: list[Finished] = []  # known to the host that writes
+    draws = Draws()
+    with Stop() as stop:
+        for config, run in plan:
+            if stop.asked():  # while the run before was evaluated
+                if jax.process_index() == 0:
+                    print("stopped between two runs; start again to go on", flush=True)
+                return False
+            with parallel.agreed():
+                done = jax.process_index() == 0 and _is_finished(run)
+            if not parallel.from_first_host(done):
+                if jax.process_index() == 0:
+                    print(f"== {config.method}, seed {config.seed}", flush=True)
+                if not _finish(config, run, mesh):
+                    return False
+            with parallel.agreed():
+                if jax.process_index() == 0:
+                    finished.append(_read(run / ROW))
+                    draws.add(finished[-1], run)
+                    _write_tables(finished, draws, reference, config.data.name, directory)
+    if jax.process_index() == 0:
+        print((directory / "table.md").read_text(encoding="utf-8"), flush=True)
+    return True
+
+
+def _plan(
+    configs: Mapping[str, ml_collections.ConfigDict], directory: Path, seeds: int
+) -> Iterator[tuple[ml_collections.ConfigDict, Path]]:
+    """Resolved configs and their work directories; every method once before the next seed."""
+    for number in range(seeds):
+        for method, config in configs.items():
+            changed = ml_collections.ConfigDict(config)
+            changed.seed = config.seed + number
+            if not config.cache.path:
+                changed.cache.path = str(directory / "features")
+            yield resolve(changed), directory / method / f"seed-{changed.seed}"
+
+
+def _is_finished(run: Path) -> bool:
+    """Whether the run's row and the predictions it was counted from are there."""
+    return (run / ROW).exists() and _predictions(run, _read(run / ROW)).exists()
+
+
+def _predictions(run: Path, row: Finished) -> Path:
+    return run / "eval" / f"test-{row.step}.npz"
+
+
+def _finish(config: ml_collections.ConfigDict, run: Path, mesh: Mesh) -> bool:
+    """Trains, tunes and evaluates one run; False when a signal stopped it."""
+    if not train(config, run, mesh):
+        return False
+    if config.search.threshold < 0 and not config.search.top_k:
+        evaluate.tune(config, run, "best", "validation", mesh)
+    result = evaluate.evaluate(config, run, "best", "test", mesh)
+    with parallel.agreed():
+        if jax.process_index() == 0:
+            storage.write_json(run / ROW, dataclasses.asdict(_finished(config, run, result)))
+    # The next run compiles other functions; those of this one would only take memory.
+    jax.clear_caches()
+    return True
+
+
+def _finished(config: ml_collections.ConfigDict, run: Path, result: Mapping[str, Any]) -> Finished:
+    return Finished(
+        method=config.method,
+        seed=config.seed,
+        figures={name: result[name] for name in (*COLUMNS, "macro-F1")},
+        top3=result["top-3"],
+        threshold=result["threshold"],
+        step=result["step"],
+        parameters=result["parameters"],
+        seconds=workdir.load_seconds(run),
+    )
+
+
+def _read(path: Path) -> Finished:
+    try:
+        return Finished(**storage.read_json(path))
+    except TypeError:
+        raise UserError(
+            f"{path} is not a row of this program: remove it, and the run is evaluated again"
+        ) from None
+
+
+class Draws:
+    """The figures of every run on the same resamples of the test images."""
+
+    def __init__(self) -> None:
+        self.images = 0  # N
+        self._truth: np.ndarray | None = None
+        self._of: dict[tuple[str, int], Resampled] = {}  # by method and seed
+
+    def add(self, row: Finished, run: Path) -> None:
+        """Resamples a finished run.
+
+        Raises:
+          UserError: its predictions are damaged, of other images than those of the runs before, or
+            not those that its row was counted from.
+        """
+        path = _predictions(run, row)
+        labels, scores, truth = summary.read_npz(path)
+        again = f"remove {run / ROW}, and the run is evaluated again"
+        if self._truth is None:
+            self._truth, self.images = truth, len(truth)
+        if not np.array_equal(truth, self._truth):
+            raise UserError(f"{path} is of other test images than the runs before it: {again}")
+        resampled = bootstrap.resample(labels, scores, truth)
+        figures = [row.figures[name] for name in bootstrap.FIGURES]
+        if not np.allclose(resampled.observed, figures, rtol=1e-5, atol=0):
+            raise UserError(f"{path} is of another evaluation than the run's row: {again}")
+        self._of[row.method, row.seed] = resampled
+
+    def differences(
+        self, finished: Sequence[Finished], reference: str
+    ) -> dict[str, dict[str, Difference]]:
+        """The reference less each other row that shares a seed with it, by figure."""
+        methods = seeds_table.by_method(finished)
+        result = {}
+        for other in methods:
+            pairs = seeds_table.shared(methods, reference, other)
+            if other == reference or not pairs:
+                continue
+            sides = zip(*pairs, strict=True)
+            first, second = ([self._of[run.method, run.seed] for run in runs] for runs in sides)
+            result[other] = bootstrap.differences(first, second)
+        return result
+
+
+def _write_tables(
+    finished: list[Finished], draws: Draws, reference: str | None, dataset: str, directory: Path
+) -> None:
+    published = PUBLISHED.get(dataset, {})
+    if reference not in {run.method for run in finished}:
+        reference = seeds_table.reference_of(finished)
+    compared = Compared(reference, draws.images, draws.differences(finished, reference))
+    storage.write_text(directory / "table.md", seeds_table.markdown(finished, published, compared))
+    storage.write_text(directory / "table.csv", seeds_table.table_csv(finished))
+    storage.write_json(
+        directory / "table.json", seeds_table.table_json(finished, published, compared)
+    )

@@ -1,0 +1,241 @@
+"""`eval.py`'s work: open a checkpoint, find its figures on a split, print and write them."""
+
+import functools
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from attn_lstm import parallel, storage
+from attn_lstm.config import flatten, has_decoder
+from attn_lstm.data import load_split
+from attn_lstm.data.split import Split
+from attn_lstm.errors import UserError
+from attn_lstm.measures import calibration, summary, thresholds
+from attn_lstm.measures.calibration import Calibration
+from attn_lstm.measures.predictions import Predictions, cut
+from attn_lstm.measures.thresholds import Threshold
+from attn_lstm.ordering import frequency_rank
+from attn_lstm.reports.terminal import describe
+from attn_lstm.runs import pictures, split_pass, tuned, workdir
+from attn_lstm.runs.inputs import Inputs
+from attn_lstm.runs.opened import Opened, find_threshold, open_checkpoint
+
+
+def evaluate(
+    config: ml_collections.ConfigDict,
+    directory: Path,
+    step: str,
+    split: str,
+    mesh: Mesh,
+    *,
+    figures: int = 0,
+    figure_ids: Sequence[str] = (),
+    report: bool = False,
+) -> dict[str, Any]:
+    """Prints the table row of a checkpoint and writes DIRECTORY/eval/SPLIT-STEP.json.
+
+    τ is the config's, else the one tuned for this checkpoint, else the default.
+
+    Args:
+      config: of the run, with overrides.
+      directory: the work directory.
+      step: a number, 'best' or 'latest'.
+      split: 'train', 'validation' or 'test'.
+      mesh: of all devices.
+      figures: so many of the best and of the worst images are drawn with their attention, into
+        DIRECTORY/figures/SPLIT-STEP.
+      figure_ids: names of images to draw there too.
+      report: also write DIRECTORY/eval/SPLIT-STEP.html.
+
+    Returns:
+      what the JSON file holds.
+
+    Raises:
+      UserError: a mistake in config, directory or data, or an image that is not in the split.
+    """
+    opened = open_checkpoint(config, directory, step, mesh)
+    with parallel.agreed():
+        data = _load(opened, split)
+        asked = pictures.rows_of(data, figure_ids)
+        tau, origin = find_threshold(opened, directory)
+        fitted = tuned.load_calibration(directory, opened.step, config.search)
+    maps, cut = None, tau.of(data.label_names)
+    if figures or figure_ids or report:
+        predictions, maps = _predict_with_maps(opened, data, cut, directory, mesh)
+    else:
+        (predictions,) = _predict(opened, data, [cut], directory, mesh)
+    result = {
+        "method": config.method,
+        "dataset": opened.table.dataset,
+        "split": split,
+        "fingerprint": data.fingerprint,
+        "step": opened.step,
+        "threshold": tau.value,
+        "threshold_origin": origin,
+        "parameters": _count_parameters(opened.variables["params"]),
+        **summary.report(predictions, data, opened.table.counts, fitted),
+        "config": config.to_dict(),
+    }
+    for label, own in tau.by_label.items():
+        result["per_class"][label]["threshold"] = own
+    with parallel.agreed():
+        if jax.process_index() == 0:
+            path = directory / "eval" / f"{split}-{opened.step}.json"
+            kept = path.with_suffix(".npz")
+            storage.write_json(path, result)
+            storage.write_bytes(kept, summary.to_npz(predictions, data))
+            print(describe(result), flush=True)
+            print(f"written to {path}, the predictions to {kept.name}", flush=True)
+            examples = pictures.Examples(opened.config, data, predictions, maps)
+            if figures or figure_ids:
+                folder = directory / "figures" / f"{split}-{opened.step}"
+                pictures.write_figures(folder, result, examples, figures, asked)
+                print(f"figures written to {folder}", flush=True)
+            if report:
+                page = path.with_suffix(".html")
+                command = _command(opened, directory, split, tau, figures)
+                pictures.write_report(page, result, examples, figures, command)
+                print(f"report written to {page}", flush=True)
+    return result
+
+
+def _count_parameters(params: dict[str, Any]) -> dict[str, int]:
+    """Numbers in the backbone, and in all that stands on it."""
+    sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()}
+    backbone = sizes.pop("backbone", 0)
+    return {"backbone": backbone, "head": sum(sizes.values())}
+
+
+def tune(
+    config: ml_collections.ConfigDict, directory: Path, step: str, split: str, mesh: Mesh
+) -> None:
+    """Chooses τ for a checkpoint on a held-out split, calibrates its scores, and keeps both.
+
+    Raises:
+      UserError: the split is the test split; or as `evaluate`.
+    """
+    if split == "test":
+        raise UserError(
+            "--tune on the test split would choose τ on what it is judged by; "
+            "give --split=validation"
+        )
+    if config.search.top_k:
+        raise UserError(
+            f"--tune has nothing to choose: this row predicts config.search.top_k="
+            f"{config.search.top_k} labels an image"
+        )
+    opened = open_checkpoint(config, directory, step, mesh)
+    with parallel.agreed():
+        data = _load(opened, split)
+    candidates = _candidates(opened, data, directory, mesh)
+    best = thresholds.choose(candidates, config.search.thresholds)
+    chosen = candidates[best]
+    tau = Threshold(float(thresholds.GRID[best]))
+    if config.search.thresholds == "per_class":
+        own = thresholds.choose_by_label(chosen.scores, chosen.truth, data.label_names, tau.value)
+        tau = Threshold(tau.value, own)
+        chosen = cut(chosen, tau.of(data.label_names))
+    fitted = calibration.fit(chosen.scores, chosen.truth)
+    with parallel.agreed():
+        if jax.process_index() == 0:
+            tuned.save_threshold(directory, opened.step, config.search, tau)
+            tuned.save_calibration(directory, opened.step, config.search, fitted)
+            print(_describe_choice(opened, split, tau, chosen, fitted), flush=True)
+
+
+def _candidates(opened: Opened, data: Split, directory: Path, mesh: Mesh) -> list[Predictions]:
+    """The predictions for each τ of the grid."""
+    if opened.config.search.decide == "path" and has_decoder(opened.config):
+        return _predict(opened, data, thresholds.GRID, directory, mesh)
+    # The scores do not depend on τ: one pass, cut at each.
+    (scored,) = _predict(opened, data, [0.0], directory, mesh)
+    return [cut(scored, tau) for tau in thresholds.GRID]
+
+
+def _describe_choice(
+    opened: Opened,
+    split: str,
+    tau: Threshold,
+    chosen: Predictions,
+    fitted: Calibration,
+) -> str:
+    search, names = opened.config.search, ("C-F1", "O-F1", "macro-F1")
+    figures = summary.figures(chosen)
+    by = (
+        f"{search.stop}, beam {search.beam_size}"
+        if search.decide == "path"
+        else f"scores {search.scores}"
+    )
+    own = f", {len(tau.by_label)} labels with their own" if tau.by_label else ""
+    error = summary.calibration_report(chosen, fitted)
+    return (
+        f"τ = {tau.value:.3f}{own} for step {opened.step} ({by}): {split} "
+        + "  ".join(f"{name} {figures[name]:.1f}" for name in names)
+        + f"; calibration error {error['error']:.1f}, then {error['calibrated_error']:.1f} points"
+    )
+
+
+def _load(opened: Opened, split: str) -> Split:
+    """The split, checked to have the labels that the checkpoint was trained on."""
+    data = load_split(opened.config.data, split)
+    if data.label_names != opened.table.names:
+        raise UserError(
+            f"{opened.config.data.path or data.dataset}: its {len(data.label_names)} labels are "
+            f"not the {len(opened.table.names)} that the checkpoint was trained on"
+        )
+    return data
+
+
+def _predict(
+    opened: Opened,
+    data: Split,
+    taus: Sequence[float] | Sequence[np.ndarray] | np.ndarray,
+    directory: Path,
+    mesh: Mesh,
+) -> list[Predictions]:
+    """The predictions for each τ, or each row of τ by label."""
+    return split_pass.predict_split(*_pass(opened, data, directory, mesh), taus, mesh)
+
+
+def _predict_with_maps(
+    opened: Opened, data: Split, tau: float | np.ndarray, directory: Path, mesh: Mesh
+) -> tuple[Predictions, np.ndarray | None]:
+    """The predictions for a τ and their attention maps, float16[N,T,K]."""
+    return split_pass.predict_with_maps(*_pass(opened, data, directory, mesh), tau, mesh)
+
+
+def _pass(opened: Opened, data: Split, directory: Path, mesh: Mesh) -> tuple:
+    """What every pass over a split needs: step, variables, batches, rank of the labels."""
+    inputs = Inputs(
+        opened.config,
+        data,
+        opened.variables,
+        directory,
+        views=1,
+        say=functools.partial(print, flush=True) if jax.process_index() == 0 else lambda _: None,
+    )
+    return (
+        split_pass.map_eval_step(opened.config, len(opened.table.names), mesh),
+        opened.variables,
+        inputs.evaluation(),
+        frequency_rank(jnp.asarray(opened.table.counts)),
+    )
+
+
+def _command(opened: Opened, directory: Path, split: str, tau: Threshold, figures: int) -> str:
+    """The command that gives the same report, also when another single τ is tuned later."""
+    kept, now = dict(flatten(workdir.load_config(directory))), dict(flatten(opened.config))
+    changed = {name: value for name, value in now.items() if kept.get(name) != value}
+    if not opened.config.search.top_k and not tau.by_label:
+        changed["search.threshold"] = tau.value
+    words = ["python", "eval.py", f"--workdir={directory}", f"--step={opened.step}",
+             f"--split={split}", "--report", *([f"--figures={figures}"] if figures else []),
+             *(f"--config.{name}={value}" for name, value in changed.items())]  # fmt: skip
+    return shlex.join(words)

@@ -1,0 +1,1 @@
+"""Maths on host arrays: figures, thresholds, calibration, diagnostics, bootstrap."""

@@ -1,0 +1,28 @@
+"""What was predicted of a split: host arrays that every measure reads."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Host arrays of all N images of a split, in its order, for one threshold."""
+
+    labels: np.ndarray  # bool[N,C]
+    scores: np.ndarray  # float32[N,C]
+    sequence: np.ndarray  # int32[N,T]
+    probabilities: np.ndarray  # float32[N,T]
+    peaks: np.ndarray | None  # int32[N,T], the region with the largest attention
+    losses: dict[str, np.ndarray]  # float32[N] each
+    truth: np.ndarray  # bool[N,C]
+    image_id: np.ndarray  # int32[N], rows of the split
+    regions: int | None  # K
+
+
+def cut(predictions: Predictions, tau: float | np.ndarray) -> Predictions:
+    """With the labels whose score reaches τ, one for all or float[C], in the place of the sets.
+
+    As the device would cut them. The sequences stay as they are.
+    """
+    return dataclasses.replace(predictions, labels=predictions.scores >= np.float32(tau))

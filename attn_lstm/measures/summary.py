@@ -1,0 +1,161 @@
+"""Figures of the predictions for a split: pure functions of host arrays."""
+
+import dataclasses
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attn_lstm import metrics
+from attn_lstm.data.split import Split
+from attn_lstm.errors import UserError, first_line
+from attn_lstm.measures import diagnostics
+from attn_lstm.measures.calibration import Calibration, calibration_error
+from attn_lstm.measures.predictions import Predictions
+
+
+def to_npz(predictions: Predictions, split: Split) -> bytes:
+    """A file for NumPy with what was predicted of each image of a split.
+
+    It holds `images` (N names), `names` (of the C labels), `labels` and `truth` bool[N,C], and
+    `scores` float32[N,C].
+    """
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        images=np.array([split.image_ids[row] for row in predictions.image_id]),
+        names=np.array(split.label_names),
+        labels=predictions.labels,
+        truth=predictions.truth,
+        scores=predictions.scores,
+    )
+    return buffer.getvalue()
+
+
+def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`labels`, `scores` and `truth` from a file that `to_npz` made.
+
+    Raises:
+      UserError: it is damaged, or cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return kept["labels"], kept["scores"], kept["truth"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}): delete it, and have the run evaluated "
+            "again"
+        ) from None
+
+
+def figures(predictions: Predictions) -> dict[str, float]:
+    """C-P … O-F1, macro-F1 and mAP in percent, and the means of the loss and its parts, if any."""
+    result = metrics.multilabel_metrics(predictions.labels, predictions.truth)
+    result["mAP"] = metrics.mean_average_precision(predictions.scores, predictions.truth)
+    parts = {name: float(x.mean(dtype=np.float64)) for name, x in predictions.losses.items()}
+    result |= {f"loss_{name}": mean for name, mean in parts.items()}
+    if parts:
+        result["loss"] = sum(parts.values())
+    return result
+
+
+def top3_figures(predictions: Predictions) -> dict[str, float]:
+    """C-P … O-F1 and macro-F1 in percent of the 3 best labels of every image, by their scores."""
+    best = metrics.top_k(predictions.scores, min(3, predictions.truth.shape[1]))
+    return metrics.multilabel_metrics(best, predictions.truth)
+
+
+def report(
+    predictions: Predictions,
+    split: Split,
+    counts: Sequence[int],
+    fitted: Calibration | None = None,
+) -> dict[str, Any]:
+    """Everything that `eval.py` writes: figures, the top-3 row, diagnostics and per-class figures.
+
+    Args:
+      predictions: of a split.
+      split: that split.
+      counts: C numbers, the training images that have each label.
+      fitted: what brings the scores closer to frequencies, if it is known.
+    """
+    truth, labels = predictions.truth, predictions.labels
+    result: dict[str, Any] = figures(predictions)
+    result["top-3"] = top3_figures(predictions)
+    result["images"], result["labels"] = map(int, truth.shape)
+    result["unreadable_images"] = len(split) - len(truth)
+    boxes = None if split.boxes is None else [split.boxes[row] for row in predictions.image_id]
+    diagnosis = diagnostics.diagnose(predictions.sequence, labels, truth, counts, boxes)
+    sizes = diagnosis["set_size"]
+    result["set_size"] = {name: sizes[name]["mean"] for name in ("true", "predicted")}
+    result["diagnostics"] = diagnosis
+    result["calibration"] = calibration_report(predictions, fitted)
+    if split.boxes is not None and predictions.peaks is not None:
+        result["pointing"] = pointing(predictions, split)
+    per_class = metrics.per_class(labels, truth, predictions.scores)
+    result["per_class"] = {
+        name: {figure: _number(values[i]) for figure, values in per_class.items()}
+        for i, name in enumerate(split.label_names)
+    }
+    return result
+
+
+def calibration_report(predictions: Predictions, fitted: Calibration | None) -> dict[str, Any]:
+    """How far the scores of all labels are from the shares that are true, in points of percent.
+
+    Returns:
+      'error', the expected calibration error; where a line was fitted to other images, its 'slope'
+      and 'bias' and the 'calibrated_error' that it leaves.
+    """
+    right = predictions.truth.ravel()
+
+    def error(probabilities: np.ndarray) -> float:
+        return 100 * calibration_error(probabilities.ravel().clip(0, 1), right)
+
+    result = {"error": error(predictions.scores)}
+    if fitted is not None:
+        result["calibrated_error"] = error(fitted(predictions.scores))
+        result |= dataclasses.asdict(fitted)
+    return result
+
+
+def _number(value: np.generic) -> float | int | None:
+    """A JSON number; None for a figure that is not defined."""
+    value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def pointing(predictions: Predictions, split: Split) -> dict[str, float]:
+    """How often the attention of a correct label peaks inside a box of that label, in percent.
+
+    A peak counts as the centre of its region (the maps are square). 'uniform' is what a peak
+    anywhere with equal chance would score on the same labels: the share of region centres inside.
+    """
+    side = math.isqrt(predictions.regions)
+    centre = (np.arange(side) + 0.5) / side
+    centres = np.stack(np.meshgrid(centre, centre, indexing="ij"), -1).reshape(-1, 2)  # [K,(y,x)]
+    hits, chance = [], []
+    for row, sequence, peaks in zip(
+        predictions.image_id, predictions.sequence, predictions.peaks, strict=True
+    ):
+        boxes = split.boxes[row]
+        for label, peak in zip(sequence, peaks, strict=True):
+            corners = boxes[boxes[:, 0] == label, 1:]
+            if label < 0 or len(corners) == 0:
+                continue
+            low, high = corners[:, None, :2], corners[:, None, 2:]
+            inside = ((centres >= low) & (centres <= high)).all(-1).any(0)
+            hits.append(inside[peak])
+            chance.append(inside.mean())
+    if not hits:
+        return {"labels": 0}
+    return {
+        "labels": len(hits),
+        "attention": 100 * float(np.mean(hits)),
+        "uniform": 100 * float(np.mean(chance)),
+    }

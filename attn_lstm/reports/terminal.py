@@ -1,0 +1,53 @@
+"""What `eval.py` prints of an evaluation: from the dictionary of its JSON file to text."""
+
+from attn_lstm.reports.tables import markdown_table
+
+
+def describe(result: dict) -> str:
+    """The table row, the top-3 row, and what they stand on."""
+    rows = {result["method"]: result, f"{result['method']}, top-3": result["top-3"]}
+    sizes = result["set_size"]
+    loss = f", loss {result['loss']:.3f}" if "loss" in result else ""
+    lines = [
+        markdown_table(rows),
+        f"{result['images']} images of {result['dataset']} {result['split']}, step "
+        f"{result['step']}, τ = {result['threshold']:.3f} ({result['threshold_origin']}), labels "
+        f"an image {sizes['predicted']:.2f} predicted, {sizes['true']:.2f} true, macro-F1 "
+        f"{result['macro-F1']:.1f}{loss}",
+    ]
+    if result["unreadable_images"]:
+        lines.append(f"{result['unreadable_images']} images could not be read and do not count")
+    calibrated = result["calibration"]
+    if "calibrated_error" in calibrated:
+        lines.append(
+            f"calibration error of the scores {calibrated['error']:.1f} points, "
+            f"{calibrated['calibrated_error']:.1f} when calibrated on the validation split"
+        )
+    if "attention" in result.get("pointing", {}):
+        pointing = result["pointing"]
+        lines.append(
+            f"attention peaks inside the label's box for {pointing['attention']:.1f} % of "
+            f"{pointing['labels']} correct labels (a uniform map: {pointing['uniform']:.1f} %)"
+        )
+    return "\n".join([*lines, *_describe_diagnostics(result["diagnostics"])])
+
+
+def _describe_diagnostics(diagnosis: dict) -> list[str]:
+    """Lines on the order of emission, and on where labels are found."""
+    lines = []
+    orders = [
+        f"{name.replace('_', ' ')} {order['kendall_tau']:+.2f} on {order['images']} images"
+        for name, order in diagnosis["order"].items()
+        if order["kendall_tau"] is not None
+    ]
+    if orders:
+        lines.append(f"order of emission (Kendall's rank correlation): {', '.join(orders)}")
+    if diagnosis["repeating_sequences"]:
+        lines.append(f"{diagnosis['repeating_sequences']} sequences name a label twice")
+    groups = [f"{size}: {f['O-F1']:.1f}" for size, f in diagnosis["by_true_labels"].items()]
+    sizes = [
+        f"{size} {objects['recall']:.1f}"
+        for size, objects in diagnosis.get("recall_by_object_size", {}).items()
+    ]
+    recall = f"; recall of objects {', '.join(sizes)}" if sizes else ""
+    return [*lines, f"O-F1 by true labels {', '.join(groups)}{recall}"]

@@ -1,0 +1,99 @@
+"""A checkpoint of a work directory, opened to predict: its variables, labels and τ."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+
+from attn_lstm.config import validate
+from attn_lstm.errors import UserError
+from attn_lstm.label_pool import emit_most_confident
+from attn_lstm.measures.thresholds import DEFAULT_THRESHOLD, Threshold
+from attn_lstm.models.network import create_network
+from attn_lstm.runs import tuned, workdir
+from attn_lstm.runs.checkpoint import Checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A checkpoint of a work directory, ready to predict."""
+
+    config: ml_collections.ConfigDict
+    table: workdir.LabelTable
+    step: int
+    variables: dict  # on every device of the mesh
+    fingerprint: str  # of the training split
+
+
+def open_checkpoint(
+    config: ml_collections.ConfigDict, directory: Path, step: str, mesh: Mesh
+) -> Opened:
+    """Restores the variables of a checkpoint; the optimizer's state is not read.
+
+    Args:
+      config: of the run, with overrides.
+      directory: the work directory.
+      step: a number, 'best' or 'latest'.
+      mesh: of all devices.
+
+    Raises:
+      UserError: a mistake in the config, no such checkpoint, or one of another network.
+    """
+    validate(config, mesh.size)
+    table = workdir.load_labels(directory)
+    network = create_network(config, len(table.names), images=table.images)
+    size = config.data.image_size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    abstract = jax.eval_shape(
+        lambda x: network.init(jax.random.key(0), x, emit_most_confident, steps=1), images
+    )
+    abstract = {"batch_stats": {}, **abstract}
+    folders = (
+        ("best",) if step == "best" else ("latest",) if step == "latest" else ("latest", "best")
+    )
+    for folder in folders:
+        path = directory / "checkpoints" / folder
+        if not path.is_dir():
+            continue
+        checkpoints = Checkpoints(path, keep=None)
+        try:
+            number = _find(checkpoints.steps(), step)
+            if number is not None:
+                checkpoints.check_meta(
+                    number, {"dataset": table.dataset, "labels": list(table.names)}
+                )
+                variables = checkpoints.restore_variables(number, abstract, mesh)
+                fingerprint = checkpoints.meta(number)["fingerprint"]
+                return Opened(config, table, number, variables, fingerprint)
+        finally:
+            checkpoints.close()
+    raise UserError(
+        f"{directory} holds no checkpoint {step!r}: train it first, or give --step=best, latest "
+        "or the step of a checkpoint that is there"
+    )
+
+
+def _find(steps: list[int], step: str) -> int | None:
+    if step in ("best", "latest"):
+        return steps[-1] if steps else None
+    if not step.isdecimal():
+        raise UserError(f"--step={step!r} is neither a number, nor 'best', nor 'latest'")
+    return int(step) if int(step) in steps else None
+
+
+def find_threshold(opened: Opened, directory: Path) -> tuple[Threshold, str]:
+    """τ and where it comes from."""
+    search = opened.config.search
+    if search.top_k:
+        return Threshold(0.0), f"without effect: the {search.top_k} best labels an image"
+    if search.threshold >= 0:
+        return Threshold(search.threshold), "config.search.threshold"
+    kept = tuned.load_threshold(directory, opened.step, search)
+    if kept is None:
+        default = Threshold(DEFAULT_THRESHOLD)
+        return default, "default; eval.py --tune chooses one"
+    own = f"; {len(kept.by_label)} labels have their own" if kept.by_label else ""
+    return kept, f"tuned by eval.py --tune{own}"

@@ -1,0 +1,85 @@
+"""What one update hands to the next, and the optimizer that makes it."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from attn_lstm.label_pool import emit_most_confident
+from attn_lstm.models.network import Network
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class LeftOut:
+    """The updates that were not applied, since something in them was not finite."""
+
+    count: jax.Array  # int32[], in the whole run
+    # Of the last of them:
+    step: jax.Array  # int32[], its number, from 1; 0 when there is none
+    losses: dict[str, jax.Array]  # float32[] each, the parts of its loss
+    norms: dict[str, jax.Array]  # float32[] each, of its gradient, by top-level group of parameters
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that the next step depends on, beside the config."""
+
+    step: jax.Array  # int32[], finished updates, those that were left out among them
+    params: PyTree  # float32
+    batch_stats: PyTree  # float32
+    opt_state: PyTree
+    average: PyTree | None  # float32, of params; None without config.ema and config.swa
+    # Sums over the images since the last log line, so that a resumed run logs the same means.
+    totals: dict[str, jax.Array]  # float32[] each, 'images' among them
+    left_out: LeftOut
+    # What the row knn remembers of the training images; None for the rows that learn.
+    memory: PyTree | None = None
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """What is evaluated and used: the average where there is one."""
+        params = self.params if self.average is None else self.average
+        variables = {"params": params, "batch_stats": self.batch_stats}
+        return variables if self.memory is None else {**variables, "memory": self.memory}
+
+
+def create_state(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    image_size: int,
+    seed: int,
+    frozen: bool,
+    averaged: bool,
+    loss_names: tuple[str, ...],
+) -> TrainState:
+    """Random parameters from `seed`, zero steps; pure, to be jitted by the caller."""
+    images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+    variables = network.init(jax.random.key(seed), images, emit_most_confident, steps=1)
+    params = variables["params"]
+    learned, _ = learned_and_resting(params, frozen)
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(learned),
+        average=jax.tree.map(jnp.copy, params) if averaged else None,
+        totals={name: jnp.float32(0) for name in (*loss_names, "images")},
+        left_out=LeftOut(
+            count=jnp.int32(0),
+            step=jnp.int32(0),
+            losses={name: jnp.float32(0) for name in loss_names},
+            norms={name: jnp.float32(0) for name in learned},
+        ),
+        memory=variables.get("memory"),
+    )
+
+
+def learned_and_resting(params: PyTree, frozen: bool) -> tuple[PyTree, PyTree]:
+    """What the optimizer sees of the parameters, and what never changes: a frozen backbone."""
+    resting = {"backbone"} if frozen else set()
+    learned = {name: tree for name, tree in params.items() if name not in resting}
+    return learned, {name: params[name] for name in resting}

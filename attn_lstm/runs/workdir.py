@@ -1,0 +1,142 @@
+"""The small files of a work directory that every command reads: config, label table, times."""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+
+from attn_lstm.config import CHANGEABLE, flatten
+from attn_lstm.errors import UserError
+from attn_lstm.storage import damaged, is_number, read_json, write_json, writing
+
+CONFIG, LABELS, STATISTICS, SECONDS = (
+    "config.json",
+    "labels.json",
+    "statistics.json",
+    "seconds.json",
+)
+LOCK = ".lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelTable:
+    """What a trained model must know of the labels it was trained on."""
+
+    dataset: str
+    names: tuple[str, ...]  # C, in the order of the label vector
+    counts: tuple[int, ...]  # C, training images that have the label
+    images: int  # in the training split
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Makes a work directory and keeps other processes that ask for it out while the block runs.
+
+    The kernel ends the lock with the process, however that ends: the file that stays behind says
+    who had the directory last, and blocks nobody.
+
+    Raises:
+      UserError: another process has the directory, or it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with writing(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((workdir / LOCK).open("a+", errors="replace"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = " ".join(file.read(300).split()) or "another process"
+            raise UserError(
+                f"{workdir} is in use by {owner}: wait until that has ended or end it, or give "
+                "another --workdir"
+            ) from None
+        except OSError:
+            pass  # a network file system without locks is no reason not to train
+        with writing(workdir):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield
+
+
+def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Keeps the resolved config, or checks that the one kept before is the same.
+
+    Raises:
+      UserError: the directory belongs to another config; names the fields that differ.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        write_json(path, config.to_dict())
+        return
+    kept, asked = dict(flatten(load_config(workdir))), dict(flatten(config))
+    missing = object()
+    different = [
+        f"{name} ({kept.get(name, 'absent')!r} there, {asked.get(name, 'absent')!r} now)"
+        for name in sorted({*kept, *asked} - {*CHANGEABLE})
+        if kept.get(name, missing) != asked.get(name, missing)
+    ]
+    if different:
+        raise UserError(
+            f"{workdir} holds a run of another config: {', '.join(different)}; "
+            "take another --workdir, or the config of that run"
+        )
+
+
+def load_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The resolved config of a run, locked. Raises `UserError` when there is none."""
+    path = workdir / CONFIG
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise damaged(path, "an object of config fields is expected")
+    try:
+        return ml_collections.ConfigDict(values).lock()
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        # What ml_collections raises for names that cannot be fields.
+        raise damaged(path, f"not a config: {error}") from None
+
+
+def save_labels(workdir: Path, table: LabelTable) -> None:
+    """Keeps the label table of a run."""
+    write_json(workdir / LABELS, dataclasses.asdict(table))
+
+
+def load_labels(workdir: Path) -> LabelTable:
+    """Raises `UserError` when the run has no readable label table."""
+    path = workdir / LABELS
+    values = read_json(path)
+    try:
+        table = LabelTable(
+            values["dataset"], tuple(values["names"]), tuple(values["counts"]), values["images"]
+        )
+    except (KeyError, TypeError):
+        raise damaged(path, "not a label table of this program") from None
+    if (
+        not all(isinstance(value, str) for value in (table.dataset, *table.names))
+        or not all(isinstance(value, int) for value in (table.images, *table.counts))
+        or len(table.names) != len(table.counts)
+    ):
+        raise damaged(path, "not a label table of this program")
+    return table
+
+
+def add_seconds(workdir: Path, seconds: float) -> None:
+    """Adds a stretch to the time that the run has trained."""
+    write_json(workdir / SECONDS, {"training": load_seconds(workdir) + seconds})
+
+
+def load_seconds(workdir: Path) -> float:
+    """Seconds that the run has trained in all stretches that ended on their own or by a signal."""
+    path = workdir / SECONDS
+    if not path.exists():
+        return 0.0
+    kept = read_json(path)
+    if not isinstance(kept, dict) or not is_number(kept.get("training")):
+        raise damaged(path, "an object with the number 'training' is expected")
+    return kept["training"]

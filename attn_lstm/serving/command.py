@@ -1,0 +1,207 @@
+"""`predict.py`'s work: paths in, one line an image out, and its attention maps as a picture."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import ml_collections
+from rich.console import Console
+from rich.progress import Progress
+
+from attn_lstm.data.files import SUFFIXES, images_in
+from attn_lstm.errors import UserError
+from attn_lstm.reports.overlay import draw_panels
+from attn_lstm.serving.lines import csv_writer, jsonl_writer, record
+from attn_lstm.serving.model import ImagePrediction, Model, open_model
+from attn_lstm.storage import writing
+
+_STDIN = "-"
+
+
+def predict_images(
+    config: ml_collections.ConfigDict,
+    directory: Path,
+    step: str,
+    arguments: Sequence[str],
+    *,
+    batch_size: int | None,
+    form: str,
+    output: Path | None,
+    overlays: Path | None,
+) -> None:
+    """Writes one line an image, in the order of the arguments, while later ones are computed.
+
+    Of an image that cannot be read the line says why, and the rest goes on.
+
+    Args:
+      config: of the run, with overrides.
+      directory: the work directory.
+      step: of the checkpoint: a number, 'best' or 'latest'.
+      arguments: files, folders, patterns, and '-' for a list on standard input.
+      batch_size: images at once; None for the config's.
+      form: 'jsonl' or 'csv'.
+      output: the file to write; None for standard output.
+      overlays: folder for one PNG an image; None for no pictures.
+
+    Raises:
+      UserError: an argument that names no image, a mistake in config or directory, a file that
+        cannot be written, or not one image that could be read.
+    """
+    images, total = find_images(arguments)
+    model = open_model(config, directory, step)
+    pictures = None if overlays is None else _Pictures(overlays, model)
+    named, given = itertools.tee(images)
+    count, bad = 0, []
+    with _opened(output) as stream:
+        write = csv_writer(stream, model.label_names) if form == "csv" else jsonl_writer(stream)
+        outcomes = zip(named, model.predict_stream(given, batch_size), strict=True)
+        with _progress(total, output) as advance:
+            for image, outcome in outcomes:
+                entry = record(image, outcome)
+                if isinstance(outcome, UserError):
+                    bad.append(outcome)
+                elif pictures is not None:
+                    entry["overlay"] = pictures.draw(image, outcome)
+                write(entry)
+                count += 1
+                advance()
+        if not count:
+            raise UserError("standard input names no image: give one path a line")
+        if len(bad) == count:
+            raise UserError(f"none of {count} images could be read; the first: {bad[0]}")
+        if bad:
+            summary = f"{len(bad)} of {count} images could not be read; their lines say why"
+            print(summary, file=sys.stderr)
+
+
+# ---------------------------------------------------------------------------------- the inputs
+
+
+def find_images(arguments: Sequence[str]) -> tuple[Iterator[str], int | None]:
+    """The paths that the arguments name, in their order, and their number if it is known.
+
+    Standard input is read line by line as the paths are taken; all else is looked up now.
+
+    Raises:
+      UserError: no argument, or one that names no image.
+    """
+    if not arguments:
+        raise UserError("no images: give files, folders, patterns, or - for a list on stdin")
+    lists = [_lines_of_stdin() if a == _STDIN else _list_images(a) for a in arguments]
+    total = None if _STDIN in arguments else sum(map(len, lists))
+    return itertools.chain.from_iterable(lists), total
+
+
+def _list_images(argument: str) -> list[str]:
+    """A file; the images in a folder and below it, sorted; or the files of a pattern, sorted."""
+    if os.path.isdir(argument):
+        found = sorted(_images_in(argument))
+        if not found:
+            raise UserError(f"{argument} holds no image (none of {', '.join(SUFFIXES)})")
+        return found
+    if os.path.exists(argument):
+        return [argument]
+    found = sorted(filter(os.path.isfile, glob.glob(argument, recursive=True)))
+    if not found:
+        raise UserError(f"{argument} is no file and no folder, and as a pattern matches no file")
+    return found
+
+
+def _images_in(folder: str) -> Iterator[str]:
+    """What looks like an image under a folder, hidden files and folders left out."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be listed: {error.strerror}")
+
+    return images_in(folder, fail)
+
+
+def _lines_of_stdin() -> Iterator[str]:
+    for line in sys.stdin.buffer:
+        # The bytes are a file's name, whatever encoding the terminal has.
+        if path := os.fsdecode(line.rstrip(b"\r\n")):
+            yield path
+
+
+# --------------------------------------------------------------------------------- the outputs
+
+
+class _Pictures:
+    """One PNG an image: the image itself, then the attention map of each of its labels."""
+
+    def __init__(self, folder: Path, model: Model):
+        if not model.attends:
+            raise UserError(f"--overlays: {model.config.method!r} has no attention maps to draw")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._data = folder, model.config.data
+        self._taken: set[str] = set()
+
+    def draw(self, image: str, prediction: ImagePrediction) -> str:
+        """Returns the path of the PNG."""
+        from attn_lstm.data.images import read_image
+
+        path = self._folder / self._name(image)
+        panels = [
+            (f"{label.step}. {label.name} {label.probability:.2f}", label.attention)
+            for label in prediction.labels
+        ]
+        pixels = read_image(image, self._data.max_pixels)
+        picture = draw_panels(pixels, os.path.basename(image), panels, self._data.resize)
+        with writing(path):
+            picture.save(path)
+        return str(path)
+
+    def _name(self, image: str) -> str:
+        """The image's name in plain characters; a number tells those of one name apart."""
+        plain = re.sub(r"[^\w.-]", "_", os.path.basename(image), flags=re.ASCII)[-200:]
+        numbered = (f"{plain}-{number}.png" for number in itertools.count(2))
+        names = itertools.chain([f"{plain}.png"], numbered)
+        # Some file systems do not tell capitals apart.
+        name = next(name for name in names if name.casefold() not in self._taken)
+        self._taken.add(name.casefold())
+        return name
+
+
+@contextlib.contextmanager
+def _opened(path: Path | None) -> Iterator[TextIO]:
+    """A file to write, or standard output, whose reader may leave before the end.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    if path is not None:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
+                yield file
+        return
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    try:
+        yield sys.stdout
+    except OSError as error:
+        # What is still in the buffer would be written, and fail again, at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # such as from `head`: it has enough
+            raise UserError(f"standard output cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _progress(total: int | None, output: Path | None) -> Iterator[Callable[[], None]]:
+    """A bar on stderr where somebody sees it and it disturbs no lines; yields what moves it on."""
+    shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
+    with Progress(
+        console=Console(stderr=True),
+        redirect_stdout=False,  # the lines are not for the terminal
+        disable=not shown,
+    ) as progress:
+        task = progress.add_task("images", total=total)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,261 @@
+"""A trained network as a Python object: images in, labels with their attention maps out."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from attn_lstm import parallel
+from attn_lstm.decision import Prediction
+from attn_lstm.errors import UserError
+from attn_lstm.measures.calibration import Calibration
+from attn_lstm.models.network import create_network, looks
+from attn_lstm.parallel import REPLICATED, SPLIT
+from attn_lstm.runs.opened import Opened, find_threshold, open_checkpoint
+from attn_lstm.runs.split_pass import make_search
+from attn_lstm.runs.tuned import load_calibration
+from attn_lstm.runs.workdir import load_config
+
+if TYPE_CHECKING:
+    from attn_lstm.data.images import ImageLike
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PredictedLabel:
+    """One label of an image.
+
+    Attributes:
+      name: as the data set names it.
+      probability: of the label at its step, 0 to 1.
+      step: at which it was emitted, from 1; where scores decide, its place by score.
+      attention: float32[h,w], the weights of the image's regions at that step, which sum to 1;
+        None for rows that look nowhere. `reports.overlay` draws it.
+      calibrated: the probability that the label is true, as `Model.calibration` makes it of its
+        score; None where there is none.
+    """
+
+    name: str
+    probability: float
+    step: int
+    attention: np.ndarray | None
+    calibrated: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImagePrediction:
+    """What the network says of one image.
+
+    Attributes:
+      labels: the predicted set, in the order of emission.
+      scores: float32[C], for ranking all labels, in the order of `Model.label_names`.
+    """
+
+    labels: tuple[PredictedLabel, ...]
+    scores: np.ndarray
+
+
+def load_model(workdir: str | os.PathLike[str], step: int | str = "best") -> Model:
+    """Opens a checkpoint for prediction, on all devices of this host.
+
+    Args:
+      workdir: the work directory of a run.
+      step: of the checkpoint: a number, 'best' or 'latest'.
+
+    Raises:
+      UserError: no such run or checkpoint.
+    """
+    directory = Path(workdir)
+    return open_model(load_config(directory), directory, str(step))
+
+
+def open_model(config: ml_collections.ConfigDict, directory: Path, step: str) -> Model:
+    """`load_model` for the run's config with fields overridden."""
+    mesh = parallel.make_mesh(jax.local_devices())
+    fitted = ml_collections.ConfigDict(config)
+    for part in (fitted.train, fitted.eval):  # chosen for the devices that trained it
+        part.batch_size = _whole(part.batch_size, mesh.size)
+    opened = open_checkpoint(fitted, directory, step, mesh)
+    tau, origin = find_threshold(opened, directory)
+    return Model(
+        opened,
+        tau.of(opened.table.names),
+        mesh,
+        threshold_origin=origin,
+        calibration=load_calibration(directory, opened.step, config.search),
+    )
+
+
+class Model:
+    """Predicts the labels of images; made by `load_model`.
+
+    Attributes:
+      config: of the run.
+      label_names: C names, in the order of `ImagePrediction.scores`.
+      step: of the checkpoint.
+      threshold: τ, found as evaluation finds it: the config's, else the tuned one, else 0.5; an
+        array float32[C] where labels have their own.
+      threshold_origin: which of these it is.
+      calibration: maps scores to probabilities that hold on the validation split; None before
+        `eval.py --tune`.
+      attends: whether labels have attention maps.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        threshold: float | np.ndarray,
+        mesh: Mesh,
+        *,
+        threshold_origin: str = "given",
+        calibration: Calibration | None = None,
+    ):
+        self.config = opened.config
+        self.label_names = opened.table.names
+        self.step = opened.step
+        self.threshold = threshold
+        self.threshold_origin = threshold_origin
+        self.calibration = calibration
+        self.attends = looks(self.config)
+        self._opened, self._mesh = opened, mesh
+        self._search = _map_search(opened, mesh)
+
+    def predict(
+        self, images: Iterable[ImageLike], batch_size: int | None = None
+    ) -> list[ImagePrediction]:
+        """The predictions of images, in their order.
+
+        Args:
+          images: paths, arrays (uint8[H,W,3] in RGB, or uint8[H,W]) and Pillow images, of any
+            size and mixed.
+          batch_size: images at once, by default `config.eval.batch_size`.
+
+        Raises:
+          UserError: naming an image that cannot be read.
+        """
+        predictions = []
+        for outcome in self.predict_stream(images, batch_size):
+            if isinstance(outcome, UserError):
+                raise outcome
+            predictions.append(outcome)
+        return predictions
+
+    def predict_stream(
+        self, images: Iterable[ImageLike], batch_size: int | None = None
+    ) -> Iterator[ImagePrediction | UserError]:
+        """As `predict`, one by one while later batches are computed.
+
+        In the place of an image that cannot be read stands the error that says why. At most two
+        batches are taken from `images` ahead of what was yielded.
+        """
+        if isinstance(images, str | os.PathLike | Image.Image) or (
+            isinstance(images, np.ndarray) and images.ndim < 4
+        ):
+            raise UserError("these are not several images: give a list, also of a single one")
+        size = self.config.eval.batch_size if batch_size is None else batch_size
+        if size < 1:
+            raise UserError(f"batch_size is {size}: give 1 or more")
+        size = _whole(size, self._mesh.size)
+        named = ((image, f"images[{i}]") for i, image in enumerate(images))
+        chunks = iter(lambda: list(itertools.islice(named, size)), [])
+        rows, waiting = None, None
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for chunk in chunks:
+                # Few shapes are ever compiled, and one image does not cost a full batch.
+                rows = rows or min(size, _whole(_power_of_two(len(chunk)), self._mesh.size))
+                pixels = list(pool.map(self._prepare, chunk))
+                started = pixels, self._start(self._stacked(pixels, rows))
+                if waiting:
+                    yield from self._outcomes(*waiting)
+                waiting = started
+        if waiting:
+            yield from self._outcomes(*waiting)
+
+    def _prepare(self, named: tuple[ImageLike, str]) -> np.ndarray | UserError:
+        """uint8[S,S,3], or why there is none."""
+        from attn_lstm.data.images import as_pixels, resized
+
+        try:
+            pixels = as_pixels(*named, self.config.data.max_pixels)
+        except UserError as error:
+            return error
+        return resized(pixels, self.config.data.image_size, self.config.data.resize)
+
+    def _stacked(self, pixels: list[np.ndarray | UserError], rows: int) -> np.ndarray:
+        """uint8[rows,S,S,3], zero where there is no image."""
+        size = self.config.data.image_size
+        batch = np.zeros((rows, size, size, 3), np.uint8)
+        for row, image in zip(batch, pixels, strict=False):
+            if not isinstance(image, UserError):
+                row[:] = image
+        return batch
+
+    def _start(self, images: np.ndarray) -> Prediction:
+        """Starts to predict uint8[rows,S,S,3]; does not wait for it."""
+        return self._search(
+            self._opened.variables,
+            parallel.shard_batch(images, self._mesh),
+            np.asarray(self.threshold, np.float32),
+        )
+
+    def _outcomes(
+        self, pixels: list[np.ndarray | UserError], prediction: Prediction
+    ) -> Iterator[ImagePrediction | UserError]:
+        prediction = jax.device_get(prediction)
+        for row, image in enumerate(pixels):
+            yield image if isinstance(image, UserError) else self._of_row(prediction, row)
+
+    def _of_row(self, prediction: Prediction, row: int) -> ImagePrediction:
+        sequence = prediction.sequence[row]
+        maps = None
+        if self.attends:
+            side = math.isqrt(prediction.attention.shape[-1])
+            maps = prediction.attention[row].reshape(-1, side, side)
+        scores = prediction.scores[row]
+        calibrated = None if self.calibration is None else self.calibration(scores)
+        return ImagePrediction(
+            labels=tuple(
+                PredictedLabel(
+                    name=self.label_names[label],
+                    probability=float(prediction.probabilities[row, t]),
+                    step=t + 1,
+                    # Not a view, which would hold the maps of the whole batch.
+                    attention=None if maps is None else maps[t].copy(),
+                    calibrated=None if calibrated is None else float(calibrated[label]),
+                )
+                for t, label in enumerate(sequence[sequence >= 0])
+            ),
+            scores=scores,
+        )
+
+
+def _map_search(opened: Opened, mesh: Mesh) -> Callable[..., Prediction]:
+    """`search(variables, images uint8[B,S,S,3], threshold float32[] or [C]) -> Prediction`."""
+    network = create_network(opened.config, len(opened.table.names))
+    return parallel.map_over_devices(
+        make_search(opened.config, network),
+        mesh,
+        in_specs=(REPLICATED, SPLIT, REPLICATED),
+        out_specs=SPLIT,
+    )
+
+
+def _whole(rows: int, devices: int) -> int:
+    """The next number of rows that divides over the devices."""
+    return rows + -rows % devices
+
+
+def _power_of_two(count: int) -> int:
+    """The next power of two, for a count of at least 1."""
+    return 1 << (count - 1).bit_length()

@@ -1,0 +1,77 @@
+"""Small files, written whole or not at all, and errors that name them."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attn_lstm.errors import UserError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the operating system says of a file or folder into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        where = "" if error.filename in (None, str(path)) else f" ({error.filename})"
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}{where}; put that right, or give "
+            "another folder"
+        ) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a whole file or none, also when the process or the machine dies on the way.
+
+    Raises:
+      UserError: the folder cannot be made or written, or its disk is full.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else the rename may reach the disk before the content
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of a value as JSON."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises `UserError` when the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: is this the work directory of a run?") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"not JSON: {error}") from None
+
+
+def damaged(path: Path, reason: str) -> UserError:
+    """What to raise for a file of a work directory that is not as this program wrote it."""
+    return UserError(
+        f"{path} is damaged ({reason}): put a whole copy in its place, or delete it and run the "
+        "command that wrote it again"
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a number; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,146 @@
+"""Figures of predictions, worked by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from attn_lstm.data.split import Split
+from attn_lstm.errors import UserError
+from attn_lstm.measures import summary
+from attn_lstm.measures.calibration import Calibration
+from attn_lstm.measures.predictions import Predictions, cut
+from attn_lstm.measures.summary import pointing, report
+
+
+def predictions(labels, truth, sequence=None, peaks=None, regions=None):
+    labels, truth = np.asarray(labels, bool), np.asarray(truth, bool)
+    count = len(labels)
+    sequence = np.full((count, 2), -1) if sequence is None else np.asarray(sequence)
+    return Predictions(
+        labels=labels,
+        scores=labels.astype(np.float32),
+        sequence=sequence,
+        probabilities=np.ones(sequence.shape, np.float32),
+        peaks=None if peaks is None else np.asarray(peaks),
+        losses={"map": np.full(count, 2.0), "step": np.arange(count, dtype=np.float32)},
+        truth=truth,
+        image_id=np.arange(count, dtype=np.int32),
+        regions=regions,
+    )
+
+
+def split(truth, boxes=None):
+    truth = np.asarray(truth, bool)
+    names = tuple(f"label{i}" for i in range(truth.shape[1]))
+    return Split("toy", "test", names, tuple(map(str, range(len(truth)))), truth, None, boxes)
+
+
+def test_pointing_counts_peaks_inside_the_boxes_of_correct_labels():
+    # One image, 2 x 2 regions with centres at 1/4 and 3/4. Label 0 fills the upper half, label 1
+    # the lower right quarter; label 2 is predicted but not there.
+    boxes = (np.array([[0, 0, 0, 0.5, 1], [1, 0.5, 0.5, 1, 1]], np.float32),)
+    seen = predictions([[1, 1, 1]], [[1, 1, 0]], [[0, 1, 2]], [[1, 2, 0]], regions=4)
+    assert pointing(seen, split([[1, 1, 0]], boxes)) == {
+        "labels": 2,
+        "attention": 50.0,  # label 0's peak is in its box, label 1's in the lower left
+        "uniform": pytest.approx(100 * (0.5 + 0.25) / 2),
+    }
+
+
+def test_pointing_without_a_correct_label_gives_no_share():
+    boxes = (np.zeros((0, 5), np.float32),)
+    assert pointing(predictions([[0]], [[1]], [[-1]], [[0]], 4), split([[1]], boxes)) == {
+        "labels": 0
+    }
+
+
+def test_the_report_names_labels_counts_and_parts_of_the_loss():
+    truth = [[1, 0], [0, 1], [1, 1]]
+    result = report(predictions([[1, 0], [1, 0], [1, 1]], truth), split(truth), [5, 3])
+    assert result["C-P"] == pytest.approx(100 * (2 / 3 + 1) / 2)
+    assert (result["images"], result["labels"]) == (3, 2)
+    assert result["loss_map"] == 2.0
+    assert result["loss_step"] == 1.0
+    assert result["loss"] == 3.0
+    assert result["set_size"] == {"true": pytest.approx(4 / 3), "predicted": pytest.approx(4 / 3)}
+    assert list(result["per_class"]) == ["label0", "label1"]
+    assert result["per_class"]["label0"]["recall"] == 100.0
+    assert "pointing" not in result
+
+
+def test_undefined_figures_of_a_class_are_null():
+    result = report(predictions([[1, 0]], [[1, 0]]), split([[1, 0]]), [1, 1])
+    assert result["per_class"]["label1"]["recall"] is None
+
+
+def test_the_report_diagnoses_by_training_counts_and_by_the_boxes_of_each_image():
+    truth = [[1, 0], [1, 1], [1, 1]]
+    boxes = [np.array([[0, 0, 0, 0.5, 0.5]]), np.array([[0, 0, 0, 1, 1], [1, 0, 0, 1, 0.05]])]
+    seen = predictions([[1, 1], [1, 1]], truth[1:], [[1, 0], [1, 0]])
+    seen = dataclasses.replace(seen, image_id=np.array([1, 2]))  # the first could not be read
+    whole = split(truth, (boxes[0], boxes[1], boxes[1]))
+    diagnosis = report(seen, whole, [1, 5])["diagnostics"]
+    assert diagnosis["order"]["frequent_first"]["kendall_tau"] == 1.0
+    assert diagnosis["order"]["large_first"]["mean_area"] == [0.05, 1.0]
+    assert diagnosis["recall_by_object_size"] == {
+        "medium": {"recall": 100.0, "labels": 2},
+        "large": {"recall": 100.0, "labels": 2},
+    }
+    without = report(seen, split(truth), [1, 5])["diagnostics"]
+    assert "large_first" not in without["order"] and "recall_by_object_size" not in without
+
+
+def test_a_row_that_minimises_nothing_reports_no_loss():
+    seen = dataclasses.replace(predictions([[1, 0]], [[1, 0]]), losses={})
+    assert not [name for name in report(seen, split([[1, 0]]), [1, 1]) if "loss" in name]
+
+
+def test_a_cut_takes_scores_at_or_above_tau_by_label_too():
+    seen = dataclasses.replace(
+        predictions([[0, 0], [0, 0]], [[1, 0], [0, 1]]),
+        scores=np.array([[0.5, 0.2], [0.4, 0.7]], np.float32),
+    )
+    np.testing.assert_array_equal(cut(seen, 0.5).labels, [[1, 0], [0, 1]])
+    by_label = np.array([0.4, 0.8], np.float32)
+    np.testing.assert_array_equal(cut(seen, by_label).labels, [[1, 0], [1, 0]])
+
+
+def test_predictions_come_back_from_their_file(tmp_path):
+    seen = predictions([[1, 0], [0, 0]], [[1, 0], [1, 1]])
+    path = tmp_path / "test-3.npz"
+    path.write_bytes(summary.to_npz(seen, split(seen.truth)))
+    for kept, array in zip(
+        summary.read_npz(path), (seen.labels, seen.scores, seen.truth), strict=True
+    ):
+        np.testing.assert_array_equal(kept, array)
+        assert kept.dtype == array.dtype
+    with np.load(path) as kept:
+        assert [*kept["images"]] == ["0", "1"] and [*kept["names"]] == ["label0", "label1"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", None])
+def test_a_damaged_file_of_predictions_is_named(tmp_path, damage):
+    seen = predictions([[1, 0], [0, 0]], [[1, 0], [1, 1]])
+    path = tmp_path / "test-3.npz"
+    whole = summary.to_npz(seen, split(seen.truth))
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    with pytest.raises(UserError, match=r"test-3\.npz.*delete it"):
+        summary.read_npz(path)
+
+
+def test_the_report_says_how_far_scores_are_from_shares_before_and_after():
+    truth = [[1, 0], [0, 0], [0, 0], [0, 0]]
+    seen = dataclasses.replace(
+        predictions(np.zeros((4, 2)), truth), scores=np.full((4, 2), 0.5, np.float32)
+    )
+    assert report(seen, split(truth), [1, 1])["calibration"] == {
+        "error": pytest.approx(100 * (0.5 - 1 / 8))
+    }
+    fitted = Calibration(slope=1.0, bias=float(np.log(1 / 7)))  # 0.5 becomes 1 of 8
+    assert report(seen, split(truth), [1, 1], fitted)["calibration"] == {
+        "error": pytest.approx(37.5),
+        "calibrated_error": pytest.approx(0, abs=1e-6),
+        "slope": 1.0,
+        "bias": fitted.bias,
+    }

@@ -1,0 +1,30 @@
+import itertools
+from pathlib import Path
+
+import pytest
+
+from attn_lstm.config import validate
+from attn_lstm.data import load_split
+from attn_lstm.errors import UserError
+from attn_lstm.runs.inputs import Inputs
+
+
+def inputs(config, root: Path, split: str) -> Inputs:
+    return Inputs(config, load_split(config.data, split), {}, root, views=1, say=print)
+
+
+def test_the_limit_of_pixels_reaches_training_and_evaluation(tiny_config, tmp_path):
+    for pixels, good in ((1600, True), (1599, False)):  # images are 40 x 40
+        config = tiny_config(**{"data.max_pixels": pixels, "data.on_bad_image": "skip"})
+        training = inputs(config, tmp_path, "train").training(0)
+        evaluation = inputs(config, tmp_path, "test").evaluation()
+        for batch in itertools.chain(itertools.islice(training, 3), evaluation):
+            assert batch.mask[batch.image_id >= 0].all() == good
+            assert batch.mask.any() == good
+
+
+def test_a_limit_of_pixels_that_cannot_be_kept_is_refused(tiny_config):
+    for pixels in (0, 178_956_971):
+        with pytest.raises(UserError, match=r"config\.data\.max_pixels"):
+            validate(tiny_config(**{"data.max_pixels": pixels}), 4)
+    validate(tiny_config(), 4)

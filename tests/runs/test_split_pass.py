@@ -1,0 +1,86 @@
+"""A whole split through the mapped evaluation step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attn_lstm.config import resolve
+from attn_lstm.data import load_split
+from attn_lstm.label_pool import emit_most_confident
+from attn_lstm.models.network import create_network
+from attn_lstm.parallel import make_mesh
+from attn_lstm.runs import split_pass
+from attn_lstm.runs.inputs import Inputs
+
+
+def arguments(config, split, devices):
+    """What a pass over the split takes before its thresholds, and the mesh."""
+    network = create_network(config, len(split.label_names))
+    images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
+    init = jax.jit(lambda key: network.init(key, images, emit_most_confident, steps=1))
+    variables = init(jax.random.key(7))
+    mesh = make_mesh(jax.devices()[:devices])
+    inputs = Inputs(config, split, variables, None, views=1, say=print)
+    step = split_pass.map_eval_step(config, len(split.label_names), mesh)
+    return (step, variables, inputs.evaluation(), jnp.arange(3)), mesh
+
+
+def predicted(config, split, devices, thresholds):
+    given, mesh = arguments(config, split, devices)
+    return split_pass.predict_split(*given, thresholds, mesh)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    return resolve(tiny_config())
+
+
+def test_every_image_counts_once_on_any_number_of_devices(config):
+    split = load_split(config.data, "test")
+    assert len(split) == 10  # which neither 8 rows a batch nor 4 devices divide
+    (one,), (four,) = (predicted(config, split, devices, [0.2]) for devices in (1, 4))
+    for seen in (one, four):
+        np.testing.assert_array_equal(seen.image_id, np.arange(10))
+        np.testing.assert_array_equal(seen.truth, split.labels)
+    np.testing.assert_array_equal(one.labels, four.labels)
+    np.testing.assert_array_equal(one.sequence, four.sequence)
+    np.testing.assert_allclose(one.scores, four.scores, rtol=1e-4)
+    for name in one.losses:
+        np.testing.assert_allclose(one.losses[name], four.losses[name], rtol=1e-4)
+
+
+def test_several_thresholds_at_once_are_each_as_if_alone(config):
+    split = load_split(config.data, "test")
+    low, high = predicted(config, split, 1, [0.05, 0.4])
+    (alone,) = predicted(config, split, 1, [0.4])
+    np.testing.assert_array_equal(high.labels, alone.labels)
+    np.testing.assert_array_equal(low.scores, high.scores)
+    assert (low.labels.sum(1) >= high.labels.sum(1)).all()
+
+
+def test_maps_belong_to_the_predictions_beside_them(config):
+    split = load_split(config.data, "test")
+    (plain,) = predicted(config, split, 1, [0.2])
+    given, mesh = arguments(config, split, 4)
+    predictions, maps = split_pass.predict_with_maps(*given, 0.2, mesh)
+    np.testing.assert_array_equal(predictions.sequence, plain.sequence)
+    np.testing.assert_array_equal(predictions.image_id, np.arange(10))
+    assert maps.shape == (*plain.sequence.shape, plain.regions)
+    emitted = plain.sequence >= 0
+    np.testing.assert_allclose(maps.sum(-1, dtype=np.float32)[emitted], 1, rtol=1e-2)
+    highest = np.take_along_axis(maps, plain.peaks[..., None], -1)[..., 0]
+    np.testing.assert_array_equal(highest[emitted], maps.max(-1)[emitted])
+
+
+def test_a_row_that_looks_nowhere_has_no_maps(tiny_config):
+    config = resolve(tiny_config("resnet_baseline"))
+    given, mesh = arguments(config, load_split(config.data, "test"), 1)
+    predictions, maps = split_pass.predict_with_maps(*given, 0.5, mesh)
+    assert maps is None and predictions.peaks is None
+    assert len(predictions.labels) == 10
+
+
+def test_a_split_without_batches_is_an_error(config):
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        split_pass.predict_split(None, {}, [], jnp.arange(3), [0.5], make_mesh())

@@ -1,0 +1,273 @@
+"""What the search gives a user, beside the steps it was found by."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attn_lstm import metrics
+from attn_lstm.config import resolve
+from attn_lstm.decision import observe, predict
+from attn_lstm.label_pool import emit_most_confident
+from attn_lstm.models.network import create_network
+from attn_lstm.models.set_heads import LABEL_HEADS
+from tests.further import FURTHER
+
+
+def predicted(tiny_config, method="order_free", threshold=0.3, beam_size=1, **overrides):
+    overrides = {"search.beam_size": beam_size, "search.stop": "step", **overrides}
+    config = resolve(tiny_config(method, **overrides))
+    network = create_network(config, num_labels=3)
+    images = jax.random.randint(jax.random.key(0), (4, 32, 32, 3), 0, 256).astype(jnp.uint8)
+    variables = network.init(jax.random.key(3), images, emit_most_confident, steps=3)
+    features = network.apply(variables, images, method="encode")
+    seen = observe(config, network, variables, features)
+    return network, variables, features, predict(config, network, variables, seen, threshold)
+
+
+def test_width_one_follows_the_greedy_unrolling(tiny_config):
+    network, variables, features, prediction = predicted(tiny_config)
+    outputs = network.apply(variables, features, emit_most_confident, 3)
+    steps = outputs.unrolled
+    probs = jax.nn.sigmoid(jnp.take_along_axis(steps.logits, steps.labels[..., None], -1)[..., 0])
+    for image in range(4):
+        count = int((np.cumprod(probs[image] >= 0.3)).sum())
+        np.testing.assert_array_equal(
+            prediction.sequence[image], [*steps.labels[image, :count], *[-1] * (3 - count)]
+        )
+        np.testing.assert_allclose(
+            prediction.probabilities[image, :count], probs[image, :count], rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            prediction.attention[image, :count], steps.attention[image, :count], rtol=1e-5
+        )
+    np.testing.assert_allclose(prediction.scores, jax.nn.sigmoid(steps.logits[:, -1]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["order_free", "frequent_first", "resnet_baseline", "softmax", "warp", "cnn_rnn", "csra",
+     "order_free_plus", "multi_order"],
+)  # fmt: skip
+def test_the_set_is_what_the_sequence_lists(tiny_config, method):
+    _, _, _, prediction = predicted(tiny_config, method, beam_size=3, **{"search.top_k": 0})
+    for labels, sequence, probs in zip(
+        prediction.labels, prediction.sequence, prediction.probabilities, strict=True
+    ):
+        listed = [int(label) for label in sequence if label >= 0]
+        assert sorted(listed) == list(np.flatnonzero(labels))
+        assert (np.asarray(probs)[: len(listed)] > 0).all()
+        assert (np.asarray(probs)[len(listed) :] == 0).all()
+
+
+@pytest.mark.parametrize("method", ["softmax", "warp"])
+def test_a_fixed_number_of_labels_is_the_best_of_them_whatever_the_threshold(tiny_config, method):
+    config = resolve(tiny_config(method, **{"search.top_k": 2}))
+    network = create_network(config, num_labels=6)
+    features = jax.random.normal(jax.random.key(0), (8, 4, 5))
+    variables = network.init(jax.random.key(1), features, emit_most_confident, steps=1)
+    seen = observe(config, network, variables, features)
+    prediction = predict(config, network, variables, seen, 0.99)
+    np.testing.assert_array_equal(prediction.labels, metrics.top_k(prediction.scores, 2))
+    np.testing.assert_array_equal((prediction.sequence >= 0).sum(axis=1), 2)
+    logits = network.apply(variables, features, method="label_logits")
+    np.testing.assert_array_equal(prediction.labels, metrics.top_k(logits, 2))
+
+
+def test_the_softmax_row_scores_by_softmax(tiny_config):
+    _, _, _, prediction = predicted(tiny_config, "softmax")
+    np.testing.assert_allclose(prediction.scores.sum(axis=1), 1.0, rtol=1e-5)
+
+
+def test_a_row_that_looks_nowhere_has_no_attention(tiny_config):
+    _, variables, _, prediction = predicted(tiny_config, "cnn_rnn", threshold=0.0, beam_size=2)
+    assert prediction.attention is None
+    assert "map_labels" not in variables["params"]
+
+
+def on_features(tiny_config, method, **overrides):
+    """A network of 3 labels without its backbone, and features of 4 images with 4 regions."""
+    config = resolve(tiny_config(method, **overrides))
+    network = create_network(config, num_labels=3)
+    features = jax.random.normal(jax.random.key(0), (4, 4, 5))
+    init = jax.jit(lambda key: network.init(key, features, emit_most_confident, steps=3))
+    return config, network, init(jax.random.key(1)), features
+
+
+@pytest.mark.parametrize("method", ["query2label", "ml_decoder", "csra"])
+def test_each_label_of_a_set_head_has_its_own_map(tiny_config, method):
+    config, network, variables, features = on_features(tiny_config, method)
+    seen = observe(config, network, variables, features)
+    scores, maps = network.apply(variables, features, method="look")
+    threshold = float(np.median(scores))  # some are left out, some not
+    prediction = predict(config, network, variables, seen, threshold)
+    assert 0 < prediction.labels.sum() < prediction.labels.size
+    for image in range(4):
+        for step, label in enumerate(prediction.sequence[image]):
+            expected = maps[image, label] if label >= 0 else np.zeros(4)
+            np.testing.assert_allclose(prediction.attention[image, step], expected, rtol=1e-6)
+
+
+def stopping_paths(network, variables, features, num_labels):
+    """All paths and their probabilities float64[B], by enumeration; ending has a price."""
+    step = jax.jit(lambda memory, state: network.apply(variables, memory, state, method="step"))
+    start = network.apply(variables, features, method="preliminary")
+    memory, state = network.apply(variables, features, start, method="start")
+    ended = {}
+
+    def visit(state, path, probability):
+        if len(path) == num_labels:
+            ended[path] = probability
+            return
+        state, logits, _ = step(memory, state)
+        p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+        ended[path] = probability * p[:, num_labels]
+        for label in {*range(num_labels)} - {*path}:
+            emitted = state.emit(jnp.full(len(features), label))
+            visit(emitted, (*path, label), probability * (1 - p[:, num_labels]) * p[:, label])
+
+    visit(state, (), np.ones(len(features)))
+    return ended
+
+
+def test_a_path_with_a_learned_stop_counts_going_on_and_ending(tiny_config):
+    config, network, variables, features = on_features(
+        tiny_config, "order_free", **{"decoder.learned_stop": True, "search.beam_size": 6}
+    )
+    # Larger parameters, so that images differ in where they end.
+    variables = jax.tree.map(lambda x: 4 * x, variables)
+    seen = observe(config, network, variables, features)
+    prediction = predict(config, network, variables, seen, 0.0)
+    ended = stopping_paths(network, variables, features, 3)
+    for image in range(4):
+        path = max(ended, key=lambda path, image=image: ended[path][image])
+        np.testing.assert_array_equal(prediction.sequence[image], [*path, *[-1] * (3 - len(path))])
+    assert len({int(n) for n in prediction.labels.sum(axis=1)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [*((head, {}) for head in LABEL_HEADS[1:]), ("order_free", FURTHER), ("order_free_plus", {}),
+     ("multi_order", {})],
+)  # fmt: skip
+def test_predictions_export_for_any_number_of_images(tiny_config, method, fields):
+    config, network, variables, _ = on_features(tiny_config, method, **fields)
+
+    def serve(features):
+        seen = observe(config, network, variables, features)
+        return predict(config, network, variables, seen, 0.3)
+
+    (images,) = jax.export.symbolic_shape("b")
+    shape = jax.ShapeDtypeStruct((images, 4, 5), jnp.float32)
+    exported = jax.export.export(jax.jit(lambda x: jax.tree.leaves(serve(x))))(shape)
+    assert [out.shape for out in exported.out_avals] == [
+        (images, 3), (images, 3), (images, 3), (images, 3), (images, 3, 4),
+    ]  # fmt: skip
+
+
+def test_scores_with_an_end_token_are_probabilities_of_being_reached(tiny_config):
+    network, variables, features, prediction = predicted(tiny_config, "frequent_first")
+    unrolled = network.apply(variables, features, emit_most_confident, 3).unrolled
+    scores = prediction.scores
+    for image in range(4):
+        reached, best = 1.0, np.zeros(3)
+        for t in range(3):
+            logits = np.asarray(unrolled.logits[image, t], np.float64)
+            logits[:3][np.asarray(unrolled.emitted[image, t])] = -np.inf
+            p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+            best = np.maximum(best, reached * p[:3])
+            reached *= 1 - p[3]
+        np.testing.assert_allclose(scores[image], best, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["order_free", "frequent_first", "cnn_rnn"])
+def test_scores_of_the_beam_are_shares_of_its_paths(tiny_config, method):
+    """At width 16 the beam holds all ordered subsets of 3 labels: 1 + 3 + 6 + 6."""
+    fields = {"search.scores": "beam"}
+    _, _, _, wide = predicted(tiny_config, method, 0.0, beam_size=16, **fields)
+    _, _, _, alone = predicted(tiny_config, method, 0.0, beam_size=1, **fields)
+    assert (np.asarray(wide.scores) > 0).all() and (np.asarray(wide.scores) < 1 + 1e-6).all()
+    np.testing.assert_array_equal(alone.scores, alone.labels)  # one path holds a label or not
+
+
+def test_the_mean_score_is_that_of_the_last_step_and_the_map(tiny_config):
+    def scores(kind):
+        return np.asarray(predicted(tiny_config, **{"search.scores": kind})[3].scores)
+
+    both = [scores(kind) for kind in ("last_step", "map")]
+    np.testing.assert_allclose(scores("mean"), np.mean(both, axis=0), rtol=1e-5)
+
+
+def test_the_score_of_the_map_is_v_prob(tiny_config):
+    network, variables, features, prediction = predicted(tiny_config, **{"search.scores": "map"})
+    preliminary = network.apply(variables, features, method="preliminary")
+    np.testing.assert_array_equal(prediction.scores, preliminary)
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_sets_that_scores_decide_hold_all_labels_at_or_above_tau(tiny_config, axis):
+    """τ is one for all labels, or one a label."""
+    fields = {"search.decide": "scores"}
+    tau = np.median(predicted(tiny_config, **fields)[3].scores, axis=axis).astype(np.float32)
+    network, variables, features, prediction = predicted(tiny_config, threshold=tau, **fields)
+    scores = np.asarray(prediction.scores)
+    np.testing.assert_array_equal(prediction.labels, scores >= tau)
+    assert 0 < np.asarray(prediction.labels).sum() < 12
+    steps = network.apply(variables, features, emit_most_confident, 3).unrolled
+    for image, sequence in enumerate(np.asarray(prediction.sequence)):
+        listed = sequence[sequence >= 0]
+        assert {*listed} == {*np.flatnonzero(prediction.labels[image])}
+        assert (np.diff(scores[image, listed]) <= 0).all()
+        np.testing.assert_array_equal(
+            prediction.probabilities[image, : len(listed)], scores[image, listed]
+        )
+        for place, label in enumerate(listed):
+            (step,) = np.flatnonzero(steps.labels[image] == label)  # 3 steps emit all 3 labels
+            np.testing.assert_allclose(
+                prediction.attention[image, place], steps.attention[image, step], rtol=1e-5
+            )
+        assert (np.asarray(prediction.attention[image, len(listed) :]) == 0).all()
+
+
+@pytest.mark.parametrize(("method", "fields"), [("multi_order", {}), ("order_free", FURTHER)])
+def test_the_label_wise_maximum_is_of_the_step_that_it_shows(tiny_config, method, fields):
+    fields = {**fields, "search.scores": "max", "search.decide": "scores"}
+    config, network, variables, features = on_features(tiny_config, method, **fields)
+    variables = jax.tree.map(lambda x: 4 * x, variables)  # else the first step has them all
+    seen = observe(config, network, variables, features)
+    steps = network.apply(variables, features, emit_most_confident, 3).unrolled
+    probs = np.asarray(jax.nn.sigmoid(steps.logits[..., :3]))
+    scores, found_at = probs.max(axis=1), probs.argmax(axis=1)
+    assert len({*found_at.ravel()}) > 1
+    threshold = float(np.median(scores))
+    prediction = predict(config, network, variables, seen, threshold)
+    np.testing.assert_allclose(prediction.scores, scores, rtol=1e-5)
+    np.testing.assert_array_equal(prediction.labels, scores >= threshold)
+    assert 0 < prediction.labels.sum() < prediction.labels.size
+    for image, sequence in enumerate(np.asarray(prediction.sequence)):
+        listed = sequence[sequence >= 0]
+        np.testing.assert_array_equal(listed, np.argsort(-scores[image])[: len(listed)])
+        np.testing.assert_allclose(
+            prediction.attention[image, : len(listed)],
+            steps.attention[image, found_at[image, listed]],
+            rtol=1e-5,
+        )
+
+
+def test_with_an_end_token_the_last_step_is_the_label_wise_maximum(tiny_config):
+    def scores(kind):
+        return predicted(tiny_config, "rare_first", **{"search.scores": kind})[3].scores
+
+    np.testing.assert_array_equal(scores("max"), scores("last_step"))
+
+
+def test_a_label_that_no_step_emitted_shows_where_the_last_step_looked(tiny_config):
+    fields = {"search.decide": "scores", "decoder.max_labels": 2}
+    network, variables, features, prediction = predicted(tiny_config, threshold=0.0, **fields)
+    steps = network.apply(variables, features, emit_most_confident, 2).unrolled
+    for image in range(4):
+        (left,) = {0, 1, 2} - {*map(int, steps.labels[image])}
+        place = list(prediction.sequence[image]).index(left)
+        np.testing.assert_allclose(
+            prediction.attention[image, place], steps.attention[image, 1], rtol=1e-5
+        )
