@@ -29,12 +29,12 @@ lint: .venv/.installed-test
 
 # The stamps are written last, so an interrupted installation is taken up again; a .venv that was
 # left without a working pip is made anew.
-.venv/.installed: setup.py
+.venv/.installed: pyproject.toml
 	$(venv)
 	.venv/bin/python -m pip install --quiet --editable .
 	touch $@
 
-.venv/.installed-test: setup.py
+.venv/.installed-test: pyproject.toml
 	$(venv)
 	.venv/bin/python -m pip install --quiet --editable '.[test]'
 	touch .venv/.installed $@

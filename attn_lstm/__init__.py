@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attn_lstm.serving.model import ImagePrediction, Model, PredictedLabel, load_model
 
+__version__ = "0.1.0"
+
 __all__ = ["ImagePrediction", "Model", "PredictedLabel", "load_model"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def describe(
         },
         "search": _search(opened, tau, origin),
         "calibration": fitted and {**dataclasses.asdict(fitted), "meaning": _CALIBRATION},
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: import_module(name).__version__ for name in _PACKAGES},
     }
 
 

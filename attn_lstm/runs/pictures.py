@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +181,6 @@ def write_report(
         examples.data.label_names,
         examples.of(shown),
         command,
-        {name: version(name) for name in _PACKAGES},
+        {name: import_module(name).__version__ for name in _PACKAGES},
     )
     storage.write_text(path, page)

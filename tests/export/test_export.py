@@ -15,6 +15,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors import safe_open
 
+import attn_lstm
 from attn_lstm import storage
 from attn_lstm.config import resolve
 from attn_lstm.data import load_split
@@ -176,6 +177,8 @@ def test_the_description_is_that_of_the_program(trained, exported):
     assert description["search"]["threshold_origin"].startswith("tuned")
     assert description["resize"]["rule"] == "squash"
     assert description["versions"]["jax"] == version("jax")
+    # Also in a checkout that is not installed, of which importlib.metadata knows nothing.
+    assert description["versions"]["attn_lstm"] == attn_lstm.__version__
 
 
 def test_weights_carry_their_names_and_those_of_the_labels(trained, exported):
