@@ -14,7 +14,7 @@ import numpy as np
 from attn_lstm import metrics
 from attn_lstm.data.split import Split
 from attn_lstm.errors import UserError, first_line
-from attn_lstm.measures import diagnostics
+from attn_lstm.measures import diagnostics, looking
 from attn_lstm.measures.calibration import Calibration, calibration_error
 from attn_lstm.measures.predictions import Predictions
 
@@ -96,7 +96,9 @@ def report(
     result["diagnostics"] = diagnosis
     result["calibration"] = calibration_report(predictions, fitted)
     if split.boxes is not None and predictions.peaks is not None:
-        result["pointing"] = pointing(predictions, split)
+        result["pointing"] = looking.pointing(
+            predictions.sequence, {"attention": predictions.peaks}, predictions.regions, boxes
+        )
     per_class = metrics.per_class(labels, truth, predictions.scores)
     result["per_class"] = {
         name: {figure: _number(values[i]) for figure, values in per_class.items()}
@@ -128,34 +130,3 @@ def _number(value: np.generic) -> float | int | None:
     """A JSON number; None for a figure that is not defined."""
     value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def pointing(predictions: Predictions, split: Split) -> dict[str, float]:
-    """How often the attention of a correct label peaks inside a box of that label, in percent.
-
-    A peak counts as the centre of its region (the maps are square). 'uniform' is what a peak
-    anywhere with equal chance would score on the same labels: the share of region centres inside.
-    """
-    side = math.isqrt(predictions.regions)
-    centre = (np.arange(side) + 0.5) / side
-    centres = np.stack(np.meshgrid(centre, centre, indexing="ij"), -1).reshape(-1, 2)  # [K,(y,x)]
-    hits, chance = [], []
-    for row, sequence, peaks in zip(
-        predictions.image_id, predictions.sequence, predictions.peaks, strict=True
-    ):
-        boxes = split.boxes[row]
-        for label, peak in zip(sequence, peaks, strict=True):
-            corners = boxes[boxes[:, 0] == label, 1:]
-            if label < 0 or len(corners) == 0:
-                continue
-            low, high = corners[:, None, :2], corners[:, None, 2:]
-            inside = ((centres >= low) & (centres <= high)).all(-1).any(0)
-            hits.append(inside[peak])
-            chance.append(inside.mean())
-    if not hits:
-        return {"labels": 0}
-    return {
-        "labels": len(hits),
-        "attention": 100 * float(np.mean(hits)),
-        "uniform": 100 * float(np.mean(chance)),
-    }

@@ -10,7 +10,7 @@ from attn_lstm.errors import UserError
 from attn_lstm.measures import summary
 from attn_lstm.measures.calibration import Calibration
 from attn_lstm.measures.predictions import Predictions, cut
-from attn_lstm.measures.summary import pointing, report
+from attn_lstm.measures.summary import report
 
 
 def predictions(labels, truth, sequence=None, peaks=None, regions=None):
@@ -36,23 +36,13 @@ def split(truth, boxes=None):
     return Split("toy", "test", names, tuple(map(str, range(len(truth)))), truth, None, boxes)
 
 
-def test_pointing_counts_peaks_inside_the_boxes_of_correct_labels():
-    # One image, 2 x 2 regions with centres at 1/4 and 3/4. Label 0 fills the upper half, label 1
-    # the lower right quarter; label 2 is predicted but not there.
-    boxes = (np.array([[0, 0, 0, 0.5, 1], [1, 0.5, 0.5, 1, 1]], np.float32),)
-    seen = predictions([[1, 1, 1]], [[1, 1, 0]], [[0, 1, 2]], [[1, 2, 0]], regions=4)
-    assert pointing(seen, split([[1, 1, 0]], boxes)) == {
-        "labels": 2,
-        "attention": 50.0,  # label 0's peak is in its box, label 1's in the lower left
-        "uniform": pytest.approx(100 * (0.5 + 0.25) / 2),
-    }
-
-
-def test_pointing_without_a_correct_label_gives_no_share():
-    boxes = (np.zeros((0, 5), np.float32),)
-    assert pointing(predictions([[0]], [[1]], [[-1]], [[0]], 4), split([[1]], boxes)) == {
-        "labels": 0
-    }
+def test_the_report_points_into_the_boxes_of_the_images_that_were_read():
+    truth = [[1, 0], [1, 1]]
+    boxes = (np.zeros((0, 5), np.float32), np.array([[0, 0, 0, 0.5, 1]], np.float32))
+    seen = predictions([[1, 0]], truth[1:], [[0, -1]], [[1, 0]], regions=4)
+    seen = dataclasses.replace(seen, image_id=np.array([1]))  # the first could not be read
+    pointing = report(seen, split(truth, boxes), [2, 1])["pointing"]
+    assert pointing == {"labels": 1, "attention": 100.0, "centre": 100.0, "uniform": 50.0}
 
 
 def test_the_report_names_labels_counts_and_parts_of_the_loss():

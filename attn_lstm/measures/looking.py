@@ -1,0 +1,189 @@
+"""Does a network look where the label is? Pure functions of host arrays.
+
+- How much does the map change between the labels of one image?
+- Does it point into the label's box, better than maps that cost nothing?
+- Does the label need what it looked at?
+
+N images, C labels, T steps of emission, K regions of a square map in row-major order. Shares are in
+percent. A figure that nothing was counted for is absent.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+# Of the regions, how many the deletion test takes away: 5 of 49, 20 of 196. One share for all maps:
+# a share of their weight would take more from a map that is spread over the image.
+DELETED = 0.1
+
+
+def pairs(sequence: np.ndarray) -> list[tuple[int, int, int]]:
+    """The pairs of labels of one image: (image, step, later step) of each.
+
+    Args:
+      sequence: int[N,T], labels in the order of emission, -1 behind the last.
+    """
+    return [
+        (image, *steps)
+        for image, labels in enumerate(sequence)
+        for steps in itertools.combinations(np.flatnonzero(labels >= 0).tolist(), 2)
+    ]
+
+
+def total_variation(maps: np.ndarray, sequence: np.ndarray) -> np.ndarray:
+    """The total variation distance of the maps of each of the `pairs`: float64[P].
+
+    0 where two labels have one map, 1 where no region has weight in both.
+
+    Args:
+      maps: float[N,T,K], which sum to 1 over the regions; sequence: int[N,T].
+    """
+    found = np.array(pairs(sequence), np.int64).reshape(-1, 3)
+    image, step, later = found.T
+    first, second = (maps[image, at].astype(np.float64) for at in (step, later))
+    return np.abs(first - second).sum(axis=-1) / 2
+
+
+def same_peak(
+    peaks: np.ndarray, sequence: np.ndarray, boxes: Sequence[np.ndarray] | None = None
+) -> dict[str, float]:
+    """In how many of the `pairs` both maps have their peak in one region.
+
+    Args:
+      peaks: int[N,T], the region with the largest weight; sequence: int[N,T].
+      boxes: of each image float[n,5], as in `Split.boxes`. With them only pairs of correct labels
+        count whose boxes differ: a person and the tie that fills the same box may share a peak.
+
+    Returns:
+      'pairs', how many count, and 'same_peak'.
+    """
+    counted = [
+        (image, step, later)
+        for image, step, later in pairs(sequence)
+        if boxes is None or _differ(boxes[image], *sequence[image, [step, later]])
+    ]
+    if not counted:
+        return {"pairs": 0}
+    image, step, later = np.array(counted).T
+    same = peaks[image, step] == peaks[image, later]
+    return {"pairs": len(counted), "same_peak": 100 * float(same.mean())}
+
+
+def _differ(boxes: np.ndarray, label: int, other: int) -> bool:
+    """Whether both labels have boxes, and not the same ones."""
+    own, others = ({tuple(box) for box in boxes[boxes[:, 0] == x, 1:]} for x in (label, other))
+    return bool(own) and bool(others) and own != others
+
+
+def pointing(
+    sequence: np.ndarray,
+    peaks: Mapping[str, np.ndarray],
+    regions: int,
+    boxes: Sequence[np.ndarray],
+) -> dict[str, float]:
+    """How often a peak lies inside a box of its label, over all correct labels (Zhang et al. 2016).
+
+    A peak counts as the centre of its region.
+
+    Args:
+      sequence: int[N,T], labels in the order of emission, -1 behind the last.
+      peaks: by the name of the maps int[N,T], the region with the largest weight.
+      regions: K.
+      boxes: of each image float[n,5], as in `Split.boxes`.
+
+    Returns:
+      'labels', how many correct ones have a box; the share of each of `peaks` by its name; and on
+      the same labels what needs no network: 'centre', the middle of the image, and 'uniform', a
+      region drawn with equal chance.
+    """
+    side = math.isqrt(regions)
+    middle = (np.arange(side) + 0.5) / side
+    centres = np.stack(np.meshgrid(middle, middle, indexing="ij"), -1).reshape(-1, 2)  # [K,(y,x)]
+    hits: dict[str, list[float]] = {name: [] for name in (*peaks, "centre", "uniform")}
+    for image, labels in enumerate(sequence):
+        for step, label in enumerate(labels):
+            corners = boxes[image][boxes[image][:, 0] == label, 1:]
+            if label < 0 or len(corners) == 0:
+                continue
+            inside = _inside(centres, corners)
+            for name, at in peaks.items():
+                hits[name].append(inside[at[image, step]])
+            hits["centre"].append(_inside(np.full((1, 2), 0.5), corners)[0])
+            hits["uniform"].append(inside.mean())
+    labels = len(hits["uniform"])
+    if not labels:
+        return {"labels": 0}
+    return {"labels": labels} | {name: 100 * float(np.mean(x)) for name, x in hits.items()}
+
+
+def _inside(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """bool[P]: which of the points [P,(y,x)] lie in one of the boxes [n,4], edges included."""
+    low, high = corners[:, None, :2], corners[:, None, 2:]
+    return ((points >= low) & (points <= high)).all(axis=-1).any(axis=0)
+
+
+def deletion(
+    score: Callable[[np.ndarray], np.ndarray],
+    features: np.ndarray,
+    sequence: np.ndarray,
+    maps: np.ndarray,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """How far a label's probability falls when the regions that it looked at are taken away.
+
+    Of each label the `DELETED` share of the regions with the largest weights gets the image's mean
+    feature in their place (as Petsiuk et al. 2018 blur pixels). What the same number of random
+    regions takes from the label says whether it needs those regions; what the same regions take
+    from the image's other labels says whether they are its own.
+
+    Args:
+      score: maps features float[N,K,D] to the probabilities of labels, float[N,C].
+      features: float[N,K,D] of the images.
+      sequence: int[N,T], labels in the order of emission, -1 behind the last.
+      maps: float[N,T,K], where the network looked for each.
+      rng: draws the random regions.
+
+    Returns:
+      'labels', how many were tried; and in points of percent the mean falls of the label itself,
+      'own'; of it with 'random' regions; and of the 'others' of the images that have some.
+    """
+    count, steps, regions = maps.shape
+    removed = math.ceil(DELETED * regions)
+    mean = features.mean(axis=1, keepdims=True)
+    before = score(features)
+    falls: dict[str, list[np.ndarray]] = {"own": [], "random": [], "others": []}
+
+    def fall(regions_of: np.ndarray) -> np.ndarray:
+        """float[N,C], without the regions int[N,removed] of each image."""
+        gone = np.zeros((count, regions, 1), bool)
+        gone[np.arange(count)[:, None], regions_of] = True
+        return before - score(np.where(gone, mean, features))
+
+    for step in range(steps):
+        tried = np.flatnonzero(sequence[:, step] >= 0)
+        if not len(tried):
+            continue
+        label = sequence[tried, step]
+        attended = fall(np.argsort(-maps[:, step], axis=-1, kind="stable")[:, :removed])
+        drawn = fall(rng.permuted(np.tile(np.arange(regions), (count, 1)), axis=1)[:, :removed])
+        falls["own"].append(attended[tried, label])
+        falls["random"].append(drawn[tried, label])
+        falls["others"].append(_of_others(attended[tried], sequence[tried], step))
+    found = {name: np.concatenate(x) for name, x in falls.items() if x}
+    labels = len(found.get("own", ()))
+    return {"labels": labels} | {
+        name: 100 * float(x.mean(dtype=np.float64)) for name, x in found.items() if len(x)
+    }
+
+
+def _of_others(fall: np.ndarray, sequence: np.ndarray, step: int) -> np.ndarray:
+    """The mean fall of an image's other labels, of the images that have some: float[n].
+
+    Args:
+      fall: float[N,C]; sequence: int[N,T], with a label at `step` in each image.
+    """
+    others = np.delete(sequence, step, axis=1)
+    rows = np.flatnonzero((others >= 0).any(axis=1))
+    return np.array([fall[row, others[row][others[row] >= 0]].mean() for row in rows])
