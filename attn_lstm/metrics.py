@@ -12,23 +12,32 @@ F1 (macro-F1).
 
 What is empty is never silently 0:
 
-- A label that is never predicted has precision 0 and stays in the mean.
-- A label without a true example has no recall and no average precision: it leaves those means,
-  and a warning says how many did.
+- A label that is true somewhere and never predicted has precision 0 and stays in the mean.
+- A label without a true example has no recall and no average precision: it leaves those means.
+  Where it is never predicted either, nothing is known of it, and it leaves those of precision and
+  F1 too. A warning names such labels. The paper divides the sum of the precisions by all labels:
+  `over_all_labels` gives its figures.
 - No image, or no true label at all, is a `ValueError`.
 
 Masks take images out by selection, so what stands in a masked row (padding, NaN) has no effect.
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import logging
 from numpy.typing import ArrayLike
 
+_LISTED = 20  # labels named in one warning
+
 
 def multilabel_metrics(
-    predicted: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
+    predicted: ArrayLike,
+    labels: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    names: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """The six figures of the paper's tables and macro-F1, in percent.
 
@@ -36,33 +45,52 @@ def multilabel_metrics(
       predicted: bool[N,C] or 0/1, the predicted label sets.
       labels: bool[N,C] or 0/1, the true label sets.
       mask: bool[N] or 0/1, the images that count; None counts all.
+      names: of the C labels, for the warning; None numbers them.
 
     Returns:
       'C-P', 'C-R', 'C-F1', 'O-P', 'O-R', 'O-F1' as in the module's head, and 'macro-F1', the mean
-      over all C labels of 2 N^c / (N^p + N^g), where a label that is neither true nor predicted
-      anywhere has 0: scikit-learn's `f1_score(average='macro', zero_division=0)`.
+      of 2 N^c / (N^p + N^g) over the labels that are true or predicted anywhere: scikit-learn's
+      `f1_score(average='macro', zero_division=nan)`.
 
     Raises:
       ValueError: shapes that do not fit, values other than 0 and 1, no image left by the mask, or
         no true label among the images.
     """
     figures = per_class(predicted, labels, mask=mask)
+    means = averaged(figures)
+    _warn_without_example(figures["true"] == 0, names)
+    return means
+
+
+def over_all_labels(
+    predicted: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
+) -> dict[str, float]:
+    """`multilabel_metrics` as the paper has it: precision and F1 are sums over all C labels by C.
+
+    A label that is neither true nor predicted counts as 0 in them, as with scikit-learn's
+    `zero_division=0`. No warning.
+    """
+    figures = per_class(predicted, labels, mask=mask)
+    zeroed = {name: np.nan_to_num(figures[name], nan=0.0) for name in ("precision", "f1")}
+    return averaged({**figures, **zeroed})
+
+
+def averaged(figures: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """`multilabel_metrics` of what `per_class` gives, without a warning."""
     true, found, correct = (figures[name].sum() for name in ("true", "predicted", "correct"))
     if true == 0:
         raise ValueError("nothing to count: none of the images has a true label")
-    _warn_without_example(figures["true"] == 0, "recall")
-    class_precision = figures["precision"].mean()
-    class_recall = np.nanmean(figures["recall"])
+    precision, recall, f1 = (np.nanmean(figures[name]) for name in ("precision", "recall", "f1"))
     overall_precision = 100 * correct / found if found else 0.0
     overall_recall = 100 * correct / true
     means = {
-        "C-P": class_precision,
-        "C-R": class_recall,
-        "C-F1": _harmonic_mean(class_precision, class_recall),
+        "C-P": precision,
+        "C-R": recall,
+        "C-F1": _harmonic_mean(precision, recall),
         "O-P": overall_precision,
         "O-R": overall_recall,
         "O-F1": _harmonic_mean(overall_precision, overall_recall),
-        "macro-F1": figures["f1"].mean(),
+        "macro-F1": f1,
     }
     return {name: float(value) for name, value in means.items()}
 
@@ -82,8 +110,9 @@ def per_class(
       mask: bool[N] or 0/1, the images that count; None counts all.
 
     Returns:
-      'precision' (0 for a label never predicted), 'recall' (nan for a label without a true
-      example) and 'f1' (0 for a label that is neither), float64[C] in percent;
+      'precision' (0 for a label that is true and never predicted), 'recall' (nan for a label
+      without a true example) and 'f1', float64[C] in percent; all three are nan for a label that
+      is neither true nor predicted;
       'average_precision' (where scores are given), float64[C] in percent, nan as recall;
       'true', 'predicted', 'correct', int64[C], the numbers of images N^g, N^p and N^c.
 
@@ -95,9 +124,9 @@ def per_class(
     chosen, wanted = _as_bool("predicted", chosen), _as_bool("labels", wanted)
     true, found, correct = (np.count_nonzero(x, axis=0) for x in (wanted, chosen, chosen & wanted))
     figures = {
-        "precision": _percent(correct, found, empty=0.0),
+        "precision": _percent(correct, found, empty=np.where(true, 0.0, np.nan)),
         "recall": _percent(correct, true, empty=np.nan),
-        "f1": _percent(2 * correct, found + true, empty=0.0),
+        "f1": _percent(2 * correct, found + true, empty=np.nan),
         "true": true,
         "predicted": found,
         "correct": correct,
@@ -108,18 +137,22 @@ def per_class(
 
 
 def mean_average_precision(
-    scores: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
+    scores: ArrayLike,
+    labels: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    names: Sequence[str] | None = None,
 ) -> float:
     """The mean of `average_precision` over the labels with a true example, in percent.
 
     Takes the arguments of `average_precision`, with its errors; no true label at all is a
-    `ValueError` too.
+    `ValueError` too. The names are for the warning, as in `multilabel_metrics`.
     """
     values = average_precision(scores, labels, mask)
     missing = np.isnan(values)
     if missing.all():
         raise ValueError("nothing to count: none of the images has a true label")
-    _warn_without_example(missing, "average precision")
+    _warn_without_example(missing, names)
     return float(100 * values[~missing].mean())
 
 
@@ -189,23 +222,26 @@ def _harmonic_mean(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
-def _percent(part: np.ndarray, whole: np.ndarray, empty: float) -> np.ndarray:
+def _percent(part: np.ndarray, whole: np.ndarray, empty: ArrayLike) -> np.ndarray:
     """float64[C]: 100 part / whole, and `empty` where the whole is 0."""
-    return np.divide(100 * part, whole, out=np.full(whole.shape, empty), where=whole > 0)
+    filled = np.broadcast_to(np.asarray(empty, np.float64), whole.shape).copy()
+    return np.divide(100 * part, whole, out=filled, where=whole > 0)
 
 
-def _warn_without_example(missing: np.ndarray, figure: str) -> None:
-    if missing.any():
-        count = np.count_nonzero(missing)
-        _warn_once(
-            f"{count} of {missing.size} labels have no true example and are left out of the mean "
-            f"{figure}"
-        )
+def _warn_without_example(missing: np.ndarray, names: Sequence[str] | None) -> None:
+    if not missing.any():
+        return
+    which = [f"number {i}" if names is None else repr(names[i]) for i in np.flatnonzero(missing)]
+    listed = ", ".join(which[:_LISTED]) + (", ..." if len(which) > _LISTED else "")
+    _warn_once(
+        f"{len(which)} of {missing.size} labels have no true example and are left out of the means "
+        f"of recall and average precision, and of precision and F1 if never predicted: {listed}"
+    )
 
 
 @functools.cache
 def _warn_once(text: str) -> None:
-    """A search for τ finds figures for dozens of candidates: it need not say it for each."""
+    """Figures are asked for again at every validation: it need not be said each time."""
     logging.warning("%s", text)
 
 

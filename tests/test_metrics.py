@@ -93,15 +93,50 @@ def test_figures_agree_with_scikit_learn(example):
         sk.precision_recall_fscore_support(true, chosen, average="binary", zero_division=0)
         for true, chosen in zip(labels.T, predicted.T, strict=True)
     ]
-    assert figures["C-P"] == pytest.approx(100 * np.mean([row[0] for row in by_label]))
+    known = seen | predicted.any(axis=0)
+    assert figures["C-P"] == pytest.approx(100 * np.mean([r[0] for r in by_label], where=known))
     assert figures["C-R"] == pytest.approx(100 * np.mean([row[1] for row in by_label], where=seen))
     assert figures["O-P"] == pytest.approx(100 * precision)
     assert figures["O-R"] == pytest.approx(100 * recall)
     assert figures["O-F1"] == pytest.approx(100 * f1)
-    assert figures["macro-F1"] == pytest.approx(100 * np.mean([row[2] for row in by_label]))
     if labels.shape[1] > 1:  # scikit-learn reads one column as a single-label task
-        macro = sk.f1_score(labels, predicted, average="macro", zero_division=0)
+        macro = sk.f1_score(labels, predicted, average="macro", zero_division=np.nan)
         assert figures["macro-F1"] == pytest.approx(100 * macro)
+
+
+@given(results())
+def test_figures_over_all_labels_agree_with_scikit_learn(example):
+    predicted, labels, _, _ = example
+    figures = metrics.over_all_labels(predicted, labels)
+    by_label = [
+        sk.precision_recall_fscore_support(true, chosen, average="binary", zero_division=0)
+        for true, chosen in zip(labels.T, predicted.T, strict=True)
+    ]
+    assert figures["C-P"] == pytest.approx(100 * np.mean([row[0] for row in by_label]))
+    assert figures["macro-F1"] == pytest.approx(100 * np.mean([row[2] for row in by_label]))
+    counted = metrics.multilabel_metrics(predicted, labels)
+    for name in ("C-R", "O-P", "O-R", "O-F1"):
+        assert figures[name] == counted[name]
+
+
+@given(results(), st.integers(1, 3))
+def test_labels_of_which_nothing_is_known_change_no_figure(example, count):
+    predicted, labels, scores, _ = example
+    wider = [np.pad(x, ((0, 0), (count, 0))) for x in (predicted, labels, scores)]
+    assert metrics.multilabel_metrics(*wider[:2]) == pytest.approx(
+        metrics.multilabel_metrics(predicted, labels)
+    )
+    assert metrics.mean_average_precision(wider[2], wider[1]) == pytest.approx(
+        metrics.mean_average_precision(scores, labels)
+    )
+
+
+def test_a_category_that_never_occurs_leaves_a_perfect_prediction_perfect():
+    labels = np.array([[0, 1, 0, 1], [0, 0, 1, 0], [0, 1, 1, 1]], bool)
+    assert set(metrics.multilabel_metrics(labels, labels).values()) == {100.0}
+    whole = metrics.over_all_labels(labels, labels)
+    assert (whole["C-P"], whole["C-R"], whole["macro-F1"]) == (75.0, 100.0, 75.0)
+    assert whole["C-F1"] == pytest.approx(200 * 0.75 / 1.75)
 
 
 @given(results())
@@ -151,9 +186,8 @@ def test_only_the_ranking_matters_to_average_precision(example):
 
 
 @given(results())
-def test_a_right_prediction_has_100_in_every_figure_of_the_labels_that_occur(example):
+def test_a_right_prediction_has_100_in_every_figure(example):
     _, labels, _, _ = example
-    labels = labels[:, labels.any(axis=0)]
     assert set(metrics.multilabel_metrics(labels, labels).values()) == {100.0}
     assert metrics.mean_average_precision(labels.astype(float), labels) == 100
 
@@ -163,9 +197,9 @@ def test_per_class_holds_what_the_means_are_made_of(example):
     predicted, labels, scores, _ = example
     figures = metrics.per_class(predicted, labels, scores)
     means = metrics.multilabel_metrics(predicted, labels)
-    assert np.mean(figures["precision"]) == pytest.approx(means["C-P"])
+    assert np.nanmean(figures["precision"]) == pytest.approx(means["C-P"])
     assert np.nanmean(figures["recall"]) == pytest.approx(means["C-R"])
-    assert np.mean(figures["f1"]) == pytest.approx(means["macro-F1"])
+    assert np.nanmean(figures["f1"]) == pytest.approx(means["macro-F1"])
     assert np.nanmean(figures["average_precision"]) == pytest.approx(
         metrics.mean_average_precision(scores, labels)
     )
@@ -183,11 +217,15 @@ def test_nothing_predicted_is_0_not_an_error():
     assert set(figures.values()) == {0.0}
 
 
-def test_labels_without_a_true_example_are_counted_in_a_warning(warnings):
+def test_labels_without_a_true_example_are_named_in_one_warning(warnings):
+    names = ["a", "b", "c", "shapes"]
+    for _ in range(2):
+        metrics.multilabel_metrics(PREDICTED, LABELS, names=names)
+        metrics.mean_average_precision(PREDICTED, LABELS, names=names)
+    assert len(warnings) == 1
+    assert warnings[0].startswith("1 of 4 labels") and warnings[0].endswith(": 'shapes'")
     metrics.multilabel_metrics(PREDICTED, LABELS)
-    metrics.mean_average_precision(PREDICTED, LABELS)
-    assert len(warnings) == 2
-    assert all(text.startswith("1 of 4 labels") for text in warnings)
+    assert warnings[1].endswith(": number 3")
 
 
 def test_no_warning_when_every_label_has_an_example(warnings):

@@ -167,7 +167,7 @@ def _describe_choice(
     fitted: Calibration,
 ) -> str:
     search, names = opened.config.search, ("C-F1", "O-F1", "macro-F1")
-    figures = summary.figures(chosen)
+    figures = summary.figures(chosen, opened.table.names)
     by = (
         f"{search.stop}, beam {search.beam_size}"
         if search.decide == "path"

@@ -61,7 +61,7 @@ def resample(
 
     Equal numbers of images give equal draws, so that runs can be compared draw by draw. In a draw
     that lacks a label altogether, that label leaves the means of recall and of average precision,
-    as it does in `metrics`.
+    and that of precision where it is not predicted either, as it does in `metrics`.
 
     Args:
       labels: bool[N,C], the predicted sets; scores: float[N,C], finite; truth: bool[N,C], with a
@@ -97,7 +97,8 @@ def _draw(generator: np.random.Generator, images: int, count: int) -> np.ndarray
 
 def _f1(correct: np.ndarray, found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """C-F1 and O-F1 of each draw, float64[B], from numbers of images float64[B,C]."""
-    precision = _ratio(correct, found, empty=0.0).mean(axis=1)
+    by_label = _ratio(correct, found, empty=0.0)
+    precision = _mean(np.where(found + true > 0, by_label, np.nan), axis=1)
     recall = _mean(_ratio(correct, true, empty=np.nan), axis=1)
     per_class = _ratio(2 * precision * recall, precision + recall, empty=0.0)
     overall = _ratio(2 * correct.sum(axis=1), (found + true).sum(axis=1), empty=np.nan)

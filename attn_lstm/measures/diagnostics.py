@@ -11,7 +11,6 @@ image.
 
 import math
 from collections.abc import Sequence
-from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
@@ -148,8 +147,8 @@ def figures_by_true_labels(labels: np.ndarray, truth: np.ndarray) -> dict[str, d
     """C-F1 and O-F1 on the images with 1, 2, 3, 4 and `MANY` or more true labels.
 
     As `metrics.multilabel_metrics` on these images alone: a label that none of them has leaves the
-    mean of the recalls, and stays in that of the precisions with 0. Where a group is small, most
-    labels may be so, and its C-F1 says little.
+    mean of the recalls, and that of the precisions too unless it is predicted for one of them.
+    Where a group is small, most labels may be so, and its C-F1 says little.
 
     Args:
       labels: bool[N,C], the predicted sets.
@@ -173,10 +172,8 @@ def figures_by_true_labels(labels: np.ndarray, truth: np.ndarray) -> dict[str, d
 
 def _f1(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     # Not by `multilabel_metrics`, which would warn of the labels that a group lacks.
-    figures = metrics.per_class(labels, truth)
-    correct, chosen, true = (figures[name].sum() for name in ("correct", "predicted", "true"))
-    means = [float(figures["precision"].mean()), float(np.nanmean(figures["recall"]))]
-    return {"C-F1": harmonic_mean(means), "O-F1": float(200 * correct / (chosen + true))}
+    figures = metrics.averaged(metrics.per_class(labels, truth))
+    return {name: figures[name] for name in ("C-F1", "O-F1")}
 
 
 def largest_areas(boxes: Sequence[np.ndarray], num_labels: int) -> np.ndarray:

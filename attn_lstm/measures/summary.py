@@ -53,10 +53,14 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ) from None
 
 
-def figures(predictions: Predictions) -> dict[str, float]:
-    """C-P … O-F1, macro-F1 and mAP in percent, and the means of the loss and its parts, if any."""
-    result = metrics.multilabel_metrics(predictions.labels, predictions.truth)
-    result["mAP"] = metrics.mean_average_precision(predictions.scores, predictions.truth)
+def figures(predictions: Predictions, names: Sequence[str] | None = None) -> dict[str, float]:
+    """C-P … O-F1, macro-F1 and mAP in percent, and the means of the loss and its parts, if any.
+
+    The names of the C labels are for the warning of those that have no true example.
+    """
+    truth = predictions.truth
+    result = metrics.multilabel_metrics(predictions.labels, truth, names=names)
+    result["mAP"] = metrics.mean_average_precision(predictions.scores, truth, names=names)
     parts = {name: float(x.mean(dtype=np.float64)) for name, x in predictions.losses.items()}
     result |= {f"loss_{name}": mean for name, mean in parts.items()}
     if parts:
@@ -67,7 +71,7 @@ def figures(predictions: Predictions) -> dict[str, float]:
 def top3_figures(predictions: Predictions) -> dict[str, float]:
     """C-P … O-F1 and macro-F1 in percent of the 3 best labels of every image, by their scores."""
     best = metrics.top_k(predictions.scores, min(3, predictions.truth.shape[1]))
-    return metrics.multilabel_metrics(best, predictions.truth)
+    return metrics.averaged(metrics.per_class(best, predictions.truth))
 
 
 def report(
@@ -78,6 +82,9 @@ def report(
 ) -> dict[str, Any]:
     """Everything that `eval.py` writes: figures, the top-3 row, diagnostics and per-class figures.
 
+    'left_out_labels' names the labels that are neither true nor predicted, which no figure knows;
+    'over_all_labels' has the figures in which they count as 0.
+
     Args:
       predictions: of a split.
       split: that split.
@@ -85,7 +92,11 @@ def report(
       fitted: what brings the scores closer to frequencies, if it is known.
     """
     truth, labels = predictions.truth, predictions.labels
-    result: dict[str, Any] = figures(predictions)
+    result: dict[str, Any] = figures(predictions, split.label_names)
+    whole = metrics.over_all_labels(labels, truth)
+    result["over_all_labels"] = {name: whole[name] for name in ("C-P", "C-F1", "macro-F1")}
+    unknown = ~(labels.any(axis=0) | truth.any(axis=0))
+    result["left_out_labels"] = [split.label_names[label] for label in np.flatnonzero(unknown)]
     result["top-3"] = top3_figures(predictions)
     result["images"], result["labels"] = map(int, truth.shape)
     result["unreadable_images"] = len(split) - len(truth)

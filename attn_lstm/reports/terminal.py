@@ -2,6 +2,8 @@
 
 from attn_lstm.reports.tables import markdown_table
 
+_LISTED = 10  # labels named in one line
+
 
 def describe(result: dict) -> str:
     """The table row, the top-3 row, and what they stand on."""
@@ -15,6 +17,14 @@ def describe(result: dict) -> str:
         f"an image {sizes['predicted']:.2f} predicted, {sizes['true']:.2f} true, macro-F1 "
         f"{result['macro-F1']:.1f}{loss}",
     ]
+    if left_out := result["left_out_labels"]:
+        whole, listed = result["over_all_labels"], ", ".join(left_out[:_LISTED])
+        more = ", ..." if len(left_out) > _LISTED else ""
+        lines.append(
+            f"{len(left_out)} of {result['labels']} labels are neither true nor predicted and "
+            f"leave the means: {listed}{more} (by all labels, as in the paper: C-P "
+            f"{whole['C-P']:.1f}, C-F1 {whole['C-F1']:.1f}, macro-F1 {whole['macro-F1']:.1f})"
+        )
     if result["unreadable_images"]:
         lines.append(f"{result['unreadable_images']} images could not be read and do not count")
     calibrated = result["calibration"]

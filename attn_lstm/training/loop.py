@@ -356,7 +356,7 @@ class Run:
                 thresholds.threshold_or_default(self.config.search.threshold),
                 self.mesh,
             )
-            figures = summary.figures(predictions)
+            figures = summary.figures(predictions, self.splits["validation"].label_names)
             name = self.config.train.best_figure
             kept = self.best.steps()
             if not kept or figures[name] > self.best.meta(kept[-1])["figures"][name]:

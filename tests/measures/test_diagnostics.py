@@ -137,9 +137,9 @@ def test_figures_by_the_number_of_true_labels():
     labels = sets([[3], [0], [0, 1], [0], []], 6)
     groups = diagnostics.figures_by_true_labels(labels, truth)
     assert list(groups) == ["1", "5+"]
-    # Label 0: 1 of 2 right, label 1: 1 of 1, the others 0: C-P 1.5/6; C-R of 0 and 1 is 1.
+    # Label 0: 1 of 2 right, label 1: 1 of 1, no other is true or predicted: C-P 1.5/2, C-R 1.
     assert groups["1"] == {
-        "C-F1": pytest.approx(100 * 2 * 0.25 / 1.25),
+        "C-F1": pytest.approx(100 * 2 * 0.75 / 1.75),
         "O-F1": pytest.approx(100 * 2 * 2 / (3 + 2)),
         "images": 2,
         "labels": 2,

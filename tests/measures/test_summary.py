@@ -11,6 +11,7 @@ from attn_lstm.measures import summary
 from attn_lstm.measures.calibration import Calibration
 from attn_lstm.measures.predictions import Predictions, cut
 from attn_lstm.measures.summary import report
+from attn_lstm.reports.terminal import describe
 
 
 def predictions(labels, truth, sequence=None, peaks=None, regions=None):
@@ -59,9 +60,26 @@ def test_the_report_names_labels_counts_and_parts_of_the_loss():
     assert "pointing" not in result
 
 
+def test_a_label_of_which_nothing_is_known_is_named_and_counts_by_the_papers_convention_alone():
+    truth = [[0, 1, 0], [0, 0, 1]]
+    result = report(predictions(truth, truth), split(truth), [0, 1, 1])
+    assert result["left_out_labels"] == ["label0"]
+    assert result["C-P"] == result["C-F1"] == result["macro-F1"] == 100.0
+    assert result["over_all_labels"] == {
+        "C-P": pytest.approx(200 / 3),
+        "C-F1": pytest.approx(80.0),
+        "macro-F1": pytest.approx(200 / 3),
+    }
+    text = describe({**result, "method": "m", "dataset": "d", "split": "test", "step": 1,
+                     "threshold": 0.5, "threshold_origin": "given"})  # fmt: skip
+    assert "1 of 3 labels are neither true nor predicted and leave the means: label0 (" in text
+    assert "C-P 66.7, C-F1 80.0" in text
+
+
 def test_undefined_figures_of_a_class_are_null():
     result = report(predictions([[1, 0]], [[1, 0]]), split([[1, 0]]), [1, 1])
-    assert result["per_class"]["label1"]["recall"] is None
+    for figure in ("precision", "recall", "f1"):
+        assert result["per_class"]["label1"][figure] is None
 
 
 def test_the_report_diagnoses_by_training_counts_and_by_the_boxes_of_each_image():
