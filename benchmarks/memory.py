@@ -48,8 +48,9 @@ def _compile(size: workload.Size, fields: dict[str, bool]) -> jax.stages.Compile
     )
     state = jax.eval_shape(lambda: workload.initial_state(config))
     step = workload.train_step(config, parallel.make_mesh())
-    # Machine code that nobody runs is not optimised: it holds the same arrays.
-    unoptimised = {"xla_backend_optimization_level": 0}
+    # A CPU's machine code that nobody runs is not optimised: it holds the same arrays.
+    on_cpu = jax.default_backend() == "cpu"
+    unoptimised = {"xla_backend_optimization_level": 0} if on_cpu else None
     return step.lower(state, batch, workload.rank()).compile(compiler_options=unoptimised)
 
 
