@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -24,8 +25,12 @@ _HEARTBEAT_SECONDS = 100
 _END_SECONDS = 3600  # others wait at the end while the first process writes tables and figures
 _GRACE_SECONDS = 20.0  # for the others to come to the same mistake
 
-# What XLA calls the failures of a connection, by the libraries that make them.
-_LOSSES = re.compile(r"gloo|nccl|rccl|coordination|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED", re.I)
+# How XLA's messages begin, and what they name when a connection failed: the library that made it.
+_LOSSES = re.compile(
+    r"\A[A-Z_]+: .*(gloo|nccl|rccl|coordination|heartbeat)"
+    r"|\A([A-Z_]+: .*)?(UNAVAILABLE|DEADLINE_EXCEEDED)",
+    re.I | re.S,
+)
 
 
 def start(
@@ -72,8 +77,10 @@ def start(
 def run(main: Callable[[], int]) -> int:
     """Calls `main` between the start and the end of the processes; returns its exit code.
 
-    With an error this ends the process at once, without the usual waiting for the others: they may
-    never come. `UserError` is a line and exit code 2 as ever, a lost process a line and `LOST`.
+    With an error this ends the process without the usual waiting for the others: they may never
+    come. `UserError` is a line and exit code 2 as ever, a lost process a line and `LOST`. Any other
+    error is shown at once; the exit code follows when the runtime has had the time to notice a lost
+    process, which may be what the error came of.
     """
     try:
         code = main()
@@ -87,15 +94,25 @@ def run(main: Callable[[], int]) -> int:
         ending.start()
         ending.join(_GRACE_SECONDS)
         _leave(MISTAKE)
-    except jax.errors.JaxRuntimeError as error:
-        if _LOSSES.search(str(error)):
-            print(f"error: {_lost(first_line(error))}", file=sys.stderr)
+    except Exception as error:
+        if loss := _find_loss(error):
+            print(f"error: {_lost(first_line(loss))}", file=sys.stderr)
             _leave(LOST)
         traceback.print_exc()
+        # A device that waits for one of a lost host may fail with any message. The runtime ends
+        # this process with LOST when it misses a host.
+        time.sleep(_HEARTBEAT_SECONDS + _GRACE_SECONDS)
         _leave(1)
     except BaseException:
         traceback.print_exc()
         _leave(1)
+
+
+def _find_loss(error: BaseException | None) -> BaseException | None:
+    """The failure of a connection among an error and those that it came of."""
+    while error is not None and not _LOSSES.search(str(error)):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _lost(reason: str) -> str:

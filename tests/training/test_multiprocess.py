@@ -54,6 +54,11 @@ def final_variables(directory: Path) -> dict[str, np.ndarray]:
 
 def start(script: str, *flags: str, compiled: bool = True) -> subprocess.Popen:
     """Starts it; with `compiled` functions of earlier starts are not compiled again."""
+    return run(str(ROOT / script), *flags, compiled=compiled)
+
+
+def run(*arguments: str, compiled: bool = True) -> subprocess.Popen:
+    """Python with these arguments and two devices."""
     environment = dict(os.environ)
     environment["XLA_FLAGS"] = (
         "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
@@ -61,7 +66,7 @@ def start(script: str, *flags: str, compiled: bool = True) -> subprocess.Popen:
     if not compiled:
         del environment["JAX_COMPILATION_CACHE_DIR"]
     return subprocess.Popen(
-        [sys.executable, ROOT / script, *flags],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=environment,
         text=True,
@@ -74,14 +79,17 @@ def start_two(
     script: str, *flags: str, second: tuple[str, ...] = (), compiled: bool = True
 ) -> list[subprocess.Popen]:
     """Two processes of one run; the second with other flags behind those of both."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    together = [f"--coordinator_address={address}", "--num_processes=2"]
+    together = [f"--coordinator_address={free_address()}", "--num_processes=2"]
     return [
         start(script, *flags, *own, *together, f"--process_id={i}", compiled=compiled)
         for i, own in enumerate([(), second])
     ]
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
 
 
 def wait(processes: list[subprocess.Popen]) -> list[Ended]:
@@ -189,6 +197,99 @@ def test_the_death_of_another_ends_the_first_with_a_line_and_both_go_on(config, 
     assert "going on from step" in first.out
     assert_equal(final_variables(together), final_variables(tmp_path))
     assert metrics(together) == metrics(tmp_path)
+
+
+# The error comes to process 0 while process 1 is lost, or is a defect of both.
+_FAILING = """
+import os, signal, sys
+from attn_lstm import distributed
+
+distributed._HEARTBEAT_SECONDS, distributed._GRACE_SECONDS = 10, 5
+_, address, index, loses, error = sys.argv
+
+def main():
+    if loses == "yes" and index == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    import jax
+    try:
+        raise eval(error)
+    except TimeoutError as inner:
+        raise KeyError("what a library makes of it") from inner
+
+distributed.start(address, 2, int(index), keeps_sigterm=False)
+sys.exit(distributed.run(main))
+"""
+
+
+# Devices in the order in which larger TPU slices list them, host by host in turn.
+_INTERLEAVED = """
+import sys
+import jax, numpy as np
+from attn_lstm import distributed, parallel
+from attn_lstm.parallel import AXIS, SPLIT
+
+_, address, index = sys.argv
+
+def main():
+    of = [[d for d in jax.devices() if d.process_index == i] for i in (0, 1)]
+    mesh = parallel.make_mesh([of[0][0], of[1][0], of[1][1], of[0][1]])
+    rows = parallel.shard_batch(np.arange(8)[4 * int(index):][:4], mesh)
+    place = parallel.map_over_devices(
+        lambda x: 0 * x + jax.lax.axis_index(AXIS), mesh, in_specs=SPLIT, out_specs=SPLIT
+    )
+    print("rows", *parallel.gather(rows), "on", *parallel.gather(place(rows)))
+    return 0
+
+distributed.start(address, 2, int(index), keeps_sigterm=False)
+sys.exit(distributed.run(main))
+"""
+
+
+def run_two(program: str, *arguments: str) -> list[Ended]:
+    """Two processes of two devices that run a program with their address, index and arguments."""
+    address = free_address()
+    return wait([run("-c", program, address, i, *arguments) for i in "01"])
+
+
+def fail_in_two(error: str, *, loses: bool) -> Ended:
+    """How process 0 of two ends that has this error."""
+    return run_two(_FAILING, "yes" if loses else "no", error)[0]
+
+
+@pytest.mark.slow
+def test_rows_are_where_one_host_has_them_however_the_devices_are_listed():
+    for ended in run_two(_INTERLEAVED):
+        assert ended.code == 0, ended.err
+        assert "rows 0 1 2 3 4 5 6 7 on 0 0 1 1 2 2 3 3" in ended.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ValueError('UNKNOWN: Gloo AllGather failed: Connection reset by peer')",
+        "jax.errors.JaxRuntimeError('DEADLINE_EXCEEDED: Barrier timed out')",
+        "TimeoutError('INTERNAL: nccl: unhandled system error')",
+    ],
+)
+def test_a_broken_connection_is_a_loss_by_whatever_exception_it_comes(error):
+    ended = fail_in_two(error, loses=True)
+    assert_lost(ended)
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.slow
+def test_an_error_that_a_loss_may_have_caused_waits_for_the_runtime_to_say_so():
+    ended = fail_in_two("RuntimeError('INTERNAL: the program on a chip has halted')", loses=True)
+    assert_lost(ended)
+    assert "a chip has halted" in ended.err
+
+
+@pytest.mark.slow
+def test_a_defect_is_one_where_nobody_is_lost():
+    ended = fail_in_two("FileNotFoundError('/data/gloo/UNAVAILABLE: none')", loses=False)
+    assert (ended.code, ended.errors) == (1, [])
+    assert "FileNotFoundError" in ended.err
 
 
 def assert_lost(ended: Ended) -> None:
