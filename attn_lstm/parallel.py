@@ -25,9 +25,25 @@ PyTree = Any
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A one-axis mesh 'batch' over `devices`, by default all devices of all hosts."""
+    """A one-axis mesh 'batch' over `devices`, by default all devices of all hosts.
+
+    They stand in the order of (process, id), so that each host's rows of a batch lie together, in
+    the place that they have on a single host: random orders and dropout are then the same.
+    `jax.make_mesh` would interleave the hosts of larger TPU slices, to save the network some way.
+
+    Raises:
+      UserError: the devices belong to several processes that are not connected.
+    """
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise UserError(
+            f"this process is one of {jax.process_count()} that share a TPU slice, and is not "
+            "connected with the others: start train.py, eval.py or compare.py on all of its hosts "
+            "with --distributed, or set TPU_PROCESS_BOUNDS and TPU_CHIPS_PER_PROCESS_BOUNDS to use "
+            "this host alone, as docs/clusters.md says"
+        )
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:

@@ -1,16 +1,50 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from attn_lstm import parallel
+from attn_lstm.errors import UserError
 from attn_lstm.parallel import AXIS, REPLICATED, SPLIT
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a device."""
+
+    id: int
+    process_index: int
+    core_on_chip: int = 0
+    platform: str = "tpu"
 
 
 def test_the_mesh_holds_all_devices_under_one_axis():
     mesh = parallel.make_mesh()
     assert mesh.axis_names == (AXIS,)
     assert mesh.size == len(jax.devices()) == 4
+
+
+def test_devices_stand_in_the_order_of_process_and_id_however_a_slice_lists_them():
+    # A v5e of 4x4 chips has hosts of 2x2: row by row, its chips belong to hosts in turn.
+    chips = [
+        Chip(4 * y + x, process_index=2 * (y // 2) + x // 2) for y in range(4) for x in range(4)
+    ]
+    mesh = parallel.make_mesh(chips)
+    assert [chip.process_index for chip in mesh.devices] == sorted(c.process_index for c in chips)
+    assert [chip.id for chip in mesh.devices[:8]] == [0, 1, 4, 5, 2, 3, 6, 7]
+
+
+def test_two_devices_of_one_chip_are_two_of_the_mesh():
+    cores = [Chip(i, process_index=0, core_on_chip=i % 2) for i in range(8)]
+    assert list(parallel.make_mesh(cores).devices) == cores
+
+
+def test_processes_of_a_slice_that_are_not_connected_are_told_the_flag(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(UserError, match=r"one of 4.*--distributed"):
+        parallel.make_mesh()
 
 
 def test_rows_are_split_over_devices_and_come_back_in_order():
