@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from attn_lstm.compilation import with_whole_products
+
 
 def turns(names: Sequence[str], rounds: int) -> Iterator[str]:
     """The names in turn, every other round backwards: what else the machine does hits all alike."""
@@ -85,7 +87,7 @@ def limits(dtype: str = "float32") -> tuple[float, float]:
     side, elements = (2048, 2**26) if on_cpu else (8192, 2**28)
     square = jnp.full((side, side), 0.5, dtype)
     vector = jnp.zeros(elements, jnp.float32)
-    multiply = jax.jit(jnp.matmul)
+    multiply = jax.jit(with_whole_products(jnp.matmul))
     # In place: new memory would be measured by how fast the system hands it out.
     add_one = jax.jit(lambda x: x + 1, donate_argnums=0)
 

@@ -13,7 +13,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from attn_lstm import parallel
-from attn_lstm.compilation import compiler_options
+from attn_lstm.compilation import compiler_options, with_whole_products
 from attn_lstm.config import resolve
 from attn_lstm.data.split import Batch
 from attn_lstm.decision import Prediction, observe, predict
@@ -93,7 +93,8 @@ def configure(size: Size, method: str = "order_free", **fields: Any) -> ml_colle
 
 def jit(function: Callable[..., Any]) -> Any:
     """As the library has its functions compiled."""
-    return jax.jit(function, compiler_options=compiler_options(jax.default_backend()))
+    options = compiler_options(jax.default_backend())
+    return jax.jit(with_whole_products(function), compiler_options=options)
 
 
 def create_variables(config: ml_collections.ConfigDict) -> dict:

@@ -80,3 +80,21 @@ def test_prefetching_loses_and_reorders_nothing(count):
     batches = (np.full((4,), i) for i in range(count))
     seen = [int(batch[0]) for batch in parallel.prefetch(batches, mesh)]
     assert seen == list(range(count))
+
+
+def test_products_of_float32_are_float32_also_in_gradients_and_loops():
+    mesh = parallel.make_mesh()
+
+    def step(w, x):
+        def loss(w):
+            return jax.lax.scan(lambda h, _: (jnp.tanh(h @ w), None), x, length=2)[0].sum()
+
+        return jax.lax.psum(jax.grad(loss)(w), AXIS)
+
+    mapped = parallel.map_over_devices(
+        step, mesh, in_specs=(REPLICATED, SPLIT), out_specs=REPLICATED
+    )
+    text = mapped.lower(jnp.ones((3, 3)), jnp.ones((4, 3))).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) >= 3
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)

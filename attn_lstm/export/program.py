@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from attn_lstm.compilation import with_whole_products
 from attn_lstm.errors import UserError
 from attn_lstm.models.network import create_network
 from attn_lstm.runs.opened import Opened
@@ -79,7 +80,7 @@ def image_spec(size: int) -> jax.ShapeDtypeStruct:
 
 def serialize(program: Program, image_size: int) -> bytes:
     """What `jax.export.deserialize` takes: StableHLO for `PLATFORMS`, for any number of images."""
-    to_export = export.export(jax.jit(program), platforms=PLATFORMS)
+    to_export = export.export(jax.jit(with_whole_products(program)), platforms=PLATFORMS)
     with without_paths():
         return bytes(to_export(image_spec(image_size)).serialize())
 
