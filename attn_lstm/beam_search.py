@@ -31,16 +31,6 @@ class Beams(NamedTuple):
         """The label set of the best path: bool[B,C]."""
         return jax.nn.one_hot(self.labels[:, 0], num_labels, dtype=bool).any(axis=1)
 
-    def marginals(self, num_labels: int) -> jax.Array:
-        """The share of the paths' probability that falls to paths with the label: float32[B,C].
-
-        In a beam that holds every path it is the label's probability under the decoder; paths
-        that a narrower one lost count as if they were like those it kept.
-        """
-        share = jax.nn.softmax(self.scores, axis=-1)
-        holds = jax.nn.one_hot(self.labels, num_labels, dtype=bool).any(axis=2)
-        return jnp.where(holds, share[..., None], 0.0).sum(axis=1)
-
 
 class _Loop(NamedTuple):
     step: jax.Array  # int32[], labels emitted so far by every live path

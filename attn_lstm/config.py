@@ -11,9 +11,8 @@ import ml_collections
 from attn_lstm.beam_search import STOPS
 from attn_lstm.decision import DECISIONS, SCORES
 from attn_lstm.errors import UserError
-from attn_lstm.losses import LABEL_LOSSES, SET_LOSSES
+from attn_lstm.losses import LABEL_LOSSES
 from attn_lstm.measures import thresholds
-from attn_lstm.models.decoder import QUERIES
 from attn_lstm.models.set_heads import LABEL_HEADS, TEMPERATURES
 from attn_lstm.ordering import ORDERS, TARGETS, emits_end_token
 
@@ -35,9 +34,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "backbone.name": ("resnet", "mobilenet_v2", "small"),
     "backbone.depth": (18, 34, 50, 101, 152),
     "decoder.initial_state": ("mean", "zeros"),
-    "decoder.query": QUERIES,
     "decoder.target": TARGETS,
-    "decoder.loss": SET_LOSSES,
     "search.stop": STOPS,
     "search.scores": SCORES,
     "search.decide": DECISIONS,
@@ -68,7 +65,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "focal.alpha": (0.0, 0.99),
     "decoder.hidden": (1, 2**16),
     "decoder.attention": (1, 2**16),
-    "decoder.heads": (1, 64),
     "decoder.embedding": (1, 2**16),
     "decoder.max_labels": (1, 2**16),
     "decoder.dropout": (0.0, 0.99),
@@ -113,7 +109,6 @@ SWITCHES = (
     "backbone.freeze_norm",
     "backbone.remat",
     "decoder.use_attention",
-    "decoder.learned_stop",
 )
 TEXTS = ("method", "data.path", "data.train_list", "backbone.weights", "cache.path")
 
@@ -225,12 +220,6 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
             "config.head='cnn_rnn' learns when to end from a sequence of labels: give "
             "config.order='frequent_first' or 'rare_first'"
         )
-    if config.decoder.loss != "bce" and (config.head != "attention_lstm" or by_token):
-        problems.append(
-            f"config.decoder.loss={config.decoder.loss!r} needs steps that are held against a set: "
-            "give config.head='attention_lstm', config.order='confidence' and "
-            "config.decoder.target='all' or 'remaining', or leave it at 'bce'"
-        )
     if config.loss in ("softmax", "warp") and config.head not in LABEL_HEADS:
         problems.append(
             f"config.loss={config.loss!r} needs a config.head of {', '.join(LABEL_HEADS)}, not "
@@ -241,11 +230,10 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
             f"config.loss={config.loss!r} has no meaning with config.head={config.head!r}, which "
             "has no M_map; leave it at 'bce'"
         )
-    for name, loss in (("loss", config.loss), ("decoder.loss", config.decoder.loss)):
-        if loss != "bce" and config.label_smoothing:
-            problems.append(
-                f"config.label_smoothing has no meaning with config.{name}={loss!r}; leave it at 0"
-            )
+    if config.loss != "bce" and config.label_smoothing:
+        problems.append(
+            f"config.label_smoothing has no meaning with config.loss={config.loss!r}; leave it at 0"
+        )
     if config.swa.start_step and config.ema.decay:
         problems.append(
             "config.ema.decay and config.swa.start_step each choose what is evaluated; leave one "
@@ -264,11 +252,6 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
             "reports the 3 best labels beside them"
         )
     problems += _set_head_problems(config.head, config.set_head)
-    if config.decoder.learned_stop and (config.head != "attention_lstm" or by_token):
-        problems.append(
-            "config.decoder.learned_stop is for config.head='attention_lstm' without an end token: "
-            "give config.order='confidence' and config.decoder.target='all' or 'remaining'"
-        )
     threshold = config.search.threshold
     if config.search.top_k and not _wrong("search.threshold", threshold) and threshold >= 0:
         problems.append(
@@ -325,23 +308,15 @@ def _search_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     """Contradictions in what ranks labels and what decides on them."""
     search, sequential = config.search, has_decoder(config)
     by_path = sequential and search.decide == "path"
-    ends_itself = config.decoder.learned_stop or emits_end_token(
-        config.order, config.decoder.target
-    )
-    if search.scores in ("max", "beam") and not sequential:
+    if search.scores == "max" and not sequential:
         yield (
-            f"config.search.scores={search.scores!r} needs the steps of a decoder, which "
+            "config.search.scores='max' needs the steps of a decoder, which "
             f"config.head={config.head!r} lacks; leave it at 'last_step'"
         )
     if search.scores in ("map", "mean") and config.head == "cnn_rnn":
         yield (
             f"config.search.scores={search.scores!r} needs v_prob, which config.head='cnn_rnn' "
-            "lacks; give 'last_step' or 'beam'"
-        )
-    if sequential and not by_path and search.scores == "beam" and not ends_itself:
-        yield (
-            "config.search.scores='beam' with config.search.decide='scores' needs paths that end "
-            "by themselves; this row's end by τ: give config.search.decide='path' or other scores"
+            "lacks; give 'last_step' or 'max'"
         )
     if sequential and not by_path and search.threshold == 0:
         yield (

@@ -11,7 +11,7 @@ from attn_lstm.beam_search import Beams, StepScores, beam_search
 from attn_lstm.label_pool import Unrolled, emit_most_confident, label_log_probs
 from attn_lstm.models.network import Network
 
-SCORES = ("last_step", "map", "mean", "max", "beam")
+SCORES = ("last_step", "map", "mean", "max")
 DECISIONS = ("path", "scores")
 
 
@@ -74,14 +74,10 @@ def predict(
     search = config.search
     if network.decoder is None:
         return _cut(seen.preliminary, seen.maps, threshold, search.top_k)
-    by_path = search.decide == "path"
-    beams = None
-    if by_path or search.scores == "beam":
-        # Where scores decide, paths end by themselves alone.
-        beams = _search(config, network, variables, seen, threshold if by_path else 0.0)
-    scores = label_scores(search.scores, network, seen, beams)
-    if not by_path:
+    scores = label_scores(search.scores, network, seen)
+    if search.decide == "scores":
         return _cut(scores, seen.maps, threshold)
+    beams = _search(config, network, variables, seen, threshold)
     return Prediction(
         labels=beams.best_set(network.num_labels),
         scores=scores,
@@ -119,20 +115,16 @@ def _search(
     )
 
 
-def label_scores(kind: str, network: Network, seen: Seen, beams: Beams | None) -> jax.Array:
+def label_scores(kind: str, network: Network, seen: Seen) -> jax.Array:
     """A score of each label, float32[B,C], 0 to 1.
 
     Args:
       kind: 'last_step', p of the greedy pass's last step, which has seen the most (its mAP on COCO
         is above v_prob's), or with an end token as 'max'; 'map', v_prob; 'mean', of these two;
-        'max', the largest p of any step, as Dutta et al. (2020) merge them; 'beam', as
-        `Beams.marginals`.
+        'max', the largest p of any step, as Dutta et al. (2020) merge them.
       network: with a decoder.
       seen: of the images.
-      beams: their paths; needed by 'beam' alone.
     """
-    if kind == "beam":
-        return beams.marginals(network.num_labels)
     if kind == "map":
         return seen.preliminary
     probabilities = _step_probabilities(network, seen.greedy)
@@ -144,7 +136,7 @@ def label_scores(kind: str, network: Network, seen: Seen, beams: Beams | None) -
 def _step_probabilities(network: Network, unrolled: Unrolled) -> jax.Array:
     """Each label's at each step, with an end token times that of getting there: float32[B,T,C]."""
     if not network.decoder.end_token:
-        return jax.nn.sigmoid(unrolled.logits[..., : network.num_labels])
+        return jax.nn.sigmoid(unrolled.logits)
     log_probs, end = label_log_probs(unrolled.logits, unrolled.emitted, end_token=True)
     going_on = jnp.cumprod(1.0 - jnp.exp(end), axis=1)
     reached = jnp.concatenate([jnp.ones_like(going_on[:, :1]), going_on[:, :-1]], axis=1)

@@ -16,7 +16,7 @@ Choice = Callable[[jax.Array, jax.Array], jax.Array]
 class Unrolled:
     """All steps of one pass over a batch."""
 
-    logits: jax.Array  # float32[B,T,C], or C+1 with an end token or a learned stop, last
+    logits: jax.Array  # float32[B,T,C], or C+1 with an end token, last
     emitted: jax.Array  # bool[B,T,C], labels that had left the pool before each step
     labels: jax.Array  # int32[B,T], label emitted by each step
     attention: jax.Array | None  # float32[B,T,K]; None for a decoder that looks nowhere
@@ -35,10 +35,9 @@ def label_log_probs(
     """Log-probabilities of the pool's labels and of ending, for the search.
 
     Args:
-      logits: float32[...,C], or C+1 with an end token or a learned stop, last.
+      logits: float32[...,C], or C+1 with an end token, last.
       emitted: bool[...,C].
-      end_token: the last logit is a class of the softmax beside the labels; else one beyond C is
-        that of a learned stop, and a label's probability includes that of going on.
+      end_token: the last logit is a class of the softmax beside the labels.
 
     Returns:
       float32[...,C], -inf for emitted labels, and float32[...] or None where nothing ends by
@@ -47,11 +46,7 @@ def label_log_probs(
     if end_token:
         both = pool_log_softmax(logits, emitted)
         return both[..., :-1], both[..., -1]
-    labels, stop = jnp.split(logits, [emitted.shape[-1]], axis=-1)
-    log_probs = jnp.where(emitted, -jnp.inf, jax.nn.log_sigmoid(labels))
-    if not stop.shape[-1]:
-        return log_probs, None
-    return log_probs + jax.nn.log_sigmoid(-stop), jax.nn.log_sigmoid(stop[..., 0])
+    return jnp.where(emitted, -jnp.inf, jax.nn.log_sigmoid(logits)), None
 
 
 def emit_most_confident(logits: jax.Array, emitted: jax.Array) -> jax.Array:

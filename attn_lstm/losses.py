@@ -146,16 +146,16 @@ def set_step_loss(
     step_logits: jax.Array,
     emitted: jax.Array,
     labels: jax.Array,
-    loss: LabelLoss = binary_cross_entropy,
+    smoothing: float = 0.0,
 ) -> jax.Array:
-    """The loss of every step against a set, averaged over the steps.
+    """Binary cross-entropy of every step against a set, averaged over the steps.
 
     Args:
       target: 'all', the whole label set [R]; 'remaining', without what was emitted before.
       step_logits: float[B,T,C].
       emitted: bool[B,T,C], labels emitted before each step.
       labels: float32[B,C], 0 or 1.
-      loss: of one step.
+      smoothing: as in `binary_cross_entropy`.
 
     Returns:
       float32[B].
@@ -169,7 +169,7 @@ def set_step_loss(
         wanted = jnp.where(emitted, 0.0, labels[:, None])
     else:
         raise ValueError(f"unknown target {target!r}; choose one of: all, remaining")
-    return loss(step_logits, wanted).mean(axis=-1)
+    return binary_cross_entropy(step_logits, wanted, smoothing).mean(axis=-1)
 
 
 def sequence_targets(
@@ -227,29 +227,6 @@ def sequence_step_loss(
     return jnp.where(counts, losses, 0.0).sum(axis=-1) / counts.sum(axis=-1)
 
 
-def stop_loss(
-    stop_logits: jax.Array, emitted: jax.Array, labels: jax.Array, smoothing: float = 0.0
-) -> jax.Array:
-    """Binary cross-entropy of stopping before a step, which is right when no true label remains.
-
-    Steps behind the first at which it is right do not count, since no sequence should get there;
-    the loss is the mean over those that do.
-
-    Args:
-      stop_logits: float[B,T].
-      emitted: bool[B,T,C], labels emitted before each step.
-      labels: float32[B,C], 0 or 1.
-      smoothing: as in `binary_cross_entropy`.
-
-    Returns:
-      float32[B].
-    """
-    done = ~((labels[:, None] > 0) & ~emitted).any(axis=-1)
-    losses = binary_cross_entropy(stop_logits[..., None], done[..., None], smoothing)
-    counts = jnp.cumsum(done, axis=-1) - done == 0
-    return jnp.where(counts, losses, 0.0).sum(axis=-1) / counts.sum(axis=-1)
-
-
 def parts(
     label_logits: jax.Array | None,
     unrolled: Unrolled | None,
@@ -257,7 +234,6 @@ def parts(
     rank: jax.Array,
     *,
     map_loss: LabelLoss,
-    step_loss: LabelLoss,
     order: str,
     target: str,
     smoothing: float = 0.0,
@@ -266,16 +242,16 @@ def parts(
 
     'map' is M_map's own loss (weight 1), for rows that have M_map; 'step' the mean over the
     decoder's steps, for rows that have one: softmax against a sequence with an end token for the
-    orders that are taught and the targets that are one label a step, else a loss against a set;
-    'stop' that of a learned stop, for decoders that have it.
+    orders that are taught and the targets that are one label a step, else binary cross-entropy
+    against a set.
 
     Args:
       label_logits: float32[B,C], or None without M_map.
       unrolled: the decoder's steps, or None.
       labels: float32[B,C]; rank: as in `sequence_targets`.
-      map_loss: of M_map; step_loss: of a step that is held against a set.
+      map_loss: of M_map.
       order: `config.order`; target: `config.decoder.target`.
-      smoothing: of steps that are held against one label, and of a learned stop.
+      smoothing: of the steps.
     """
     losses = {}
     if label_logits is not None:
@@ -288,8 +264,5 @@ def parts(
         targets = sequence_targets(method, unrolled, labels, rank)
         losses["step"] = sequence_step_loss(targets, logits, emitted, smoothing)
     else:
-        logits, stop = jnp.split(logits, [labels.shape[-1]], axis=-1)
-        losses["step"] = set_step_loss(target, logits, emitted, labels, step_loss)
-        if stop.shape[-1]:
-            losses["stop"] = stop_loss(stop[..., 0], emitted, labels, smoothing)
+        losses["step"] = set_step_loss(target, logits, emitted, labels, smoothing)
     return losses

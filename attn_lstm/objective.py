@@ -17,7 +17,7 @@ def loss_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The parts of the loss of a config's row; none for a row that minimises nothing."""
     names = {
         **dict.fromkeys(LABEL_HEADS, ("map",)),
-        "attention_lstm": ("map", "step", *(["stop"] if config.decoder.learned_stop else [])),
+        "attention_lstm": ("map", "step"),
         "cnn_rnn": ("step",),
         "knn": (),
     }
@@ -72,7 +72,6 @@ def image_losses(
         labels,
         rank,
         map_loss=losses.label_loss(config.loss, options, keys),
-        step_loss=losses.label_loss(config.decoder.loss, options),
         order=config.order,
         target=config.decoder.target,
         smoothing=config.label_smoothing,

@@ -168,7 +168,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Of M_map or the set head in its place: [R] bce | asymmetric | focal; without a decoder also
     # softmax | warp.
     config.loss = "bce"
-    # Further arguments of two losses, of M_map and of the decoder's steps alike:
+    # Further arguments of two losses:
     # Ben-Baruch et al. 2021: exponents for wrong and for true labels; up to the probability `clip`
     # a wrong label costs nothing.
     config.asymmetric = ml_collections.ConfigDict(
@@ -219,20 +219,14 @@ def get_config() -> ml_collections.ConfigDict:
     decoder = config.decoder = ml_collections.ConfigDict()
     decoder.hidden = 512  # LSTM units [?]
     decoder.attention = 512  # units of the attention's score layer [?]
-    decoder.heads = 1  # of the attention; the LSTM gets a context from each
-    decoder.query = "state"  # [R] state | state_and_probabilities (p_{t-1} with h_{t-1})
-    # Ending has a probability of its own at every step, taught by its own part of the loss, and a
-    # path's probability includes it. τ still cuts off what falls below it.
-    decoder.learned_stop = False
     decoder.embedding = 64  # width of the joint space of images and labels, for cnn_rnn [?]
     decoder.use_attention = True  # False: z_t is the mean of the features
     decoder.initial_state = "mean"  # mean (linear layer on the mean feature) | zeros [?]
-    # With the order confidence, what a step is held against. A set, by decoder.loss: [R] all true
-    # labels | remaining, those not emitted yet. One label, by softmax, with an end token behind the
+    # With the order confidence, what a step is held against. A set: [R] all, the true labels |
+    # remaining, those not emitted yet. One label, by softmax, with an end token behind the
     # last: ranked, the most probable of the remaining | mla, pla, the one that an alignment of the
     # true labels to the predicted sequence gives it (attn_lstm/alignment.py).
     decoder.target = "all"
-    decoder.loss = "bce"  # [R] bce | asymmetric | focal
     decoder.max_labels = 18  # T, the largest label set of COCO's training split
     decoder.dropout = 0.5  # [?] on the pooled feature and on the LSTM's output
     # On the channels of v_feat that the decoder or the set head sees, the same in all regions and
@@ -258,8 +252,7 @@ def get_config() -> ml_collections.ConfigDict:
     search.top_k = 0
     search.stop = "path"  # [R] path: product of the path | step: the step's own probability
     # What ranks the labels of a row with a decoder: last_step (p of its last step) | map (v_prob) |
-    # mean (of these two) | max (the largest p of any step; with an end token last_step is the same)
-    # | beam (share of the found paths' probability that holds the label).
+    # mean (of these two) | max (the largest p of any step; last_step is the same with an end token)
     search.scores = "last_step"
     # What such a row predicts: path (the set of the best path [R]) | scores (all labels whose score
     # reaches τ, as in rows without a decoder).

@@ -107,35 +107,6 @@ def as_path(labels) -> tuple[int, ...]:
     return tuple(int(label) for label in labels if label >= 0)
 
 
-@pytest.mark.parametrize("end_token", [False, True])
-@pytest.mark.parametrize("max_labels", [2, 3])
-def test_marginals_of_a_wide_beam_are_those_of_all_sequences(end_token, max_labels):
-    threshold = 0.0 if end_token else 0.02
-    decoder = RandomDecoder(8, num_labels=3, batch=4, end_token=end_token)
-    beams = decoder.search(16, max_labels, threshold)
-    found = np.asarray(beams.marginals(3))
-    for image in range(4):
-        state = jax.tree.map(lambda x, i=image: x[i : i + 1], decoder.state)
-        ended = enumerate_paths(decoder.step, state, 3, max_labels, threshold, "path")
-        total = sum(ended.values())
-        if end_token:
-            assert total == pytest.approx(1, rel=1e-5)  # a distribution over sequences
-        for label in range(3):
-            mass = sum(p for path, p in ended.items() if label in path)
-            assert found[image, label] == pytest.approx(mass / total, rel=1e-4)
-
-
-def test_a_narrow_beam_shares_the_mass_of_what_it_kept():
-    decoder = RandomDecoder(9, num_labels=4, batch=3, end_token=True)
-    beams = decoder.search(2, 3)
-    found = np.asarray(beams.marginals(4))
-    for image in range(3):
-        mass = np.exp(beams.scores[image].astype(np.float64))
-        for label in range(4):
-            holds = (beams.labels[image] == label).any(axis=1)
-            assert found[image, label] == pytest.approx(mass[holds].sum() / mass.sum(), rel=1e-5)
-
-
 @pytest.mark.parametrize("stop", ["path", "step"])
 @pytest.mark.parametrize("end_token", [False, True])
 @pytest.mark.parametrize(("num_labels", "max_labels"), [(4, 4), (5, 3)])

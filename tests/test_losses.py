@@ -100,31 +100,6 @@ def test_sequence_loss_has_finite_and_true_gradients(order):
     check_grads(loss, (jnp.asarray(logits),), order=1, modes=["rev"], eps=1e-2, rtol=2e-2)
 
 
-def test_stop_loss_worked_by_hand():
-    # The true labels 0 and 1 are gone before the third step; what is behind it does not count.
-    stop = jnp.array([[-1.0, 0.5, 2.0, 9.0], [3.0, 0.0, 0.0, 0.0]])
-    emitted = jnp.array([[[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 1]]] * 2, bool)
-    labels = jnp.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    expected = [
-        (np.log1p(np.exp(-1.0)) + np.log1p(np.exp(0.5)) + np.log1p(np.exp(-2.0))) / 3,
-        np.log1p(np.exp(-3.0)),  # no label at all: right at once
-    ]
-    np.testing.assert_allclose(losses.stop_loss(stop, emitted, labels), expected, rtol=1e-6)
-
-
-def test_stop_loss_never_right_counts_every_step_and_has_true_gradients():
-    _, truth, emitted = random_steps(8)
-    truth[0], emitted[0, :, 0] = [1.0, 0.0, 0.0], False
-    stop = jnp.asarray(np.random.default_rng(8).normal(size=emitted.shape[:2]), jnp.float32)
-    np.testing.assert_allclose(
-        losses.stop_loss(stop, emitted, truth)[0], jax.nn.softplus(stop[0]).mean(), rtol=1e-6
-    )
-    check_grads(
-        lambda x: losses.stop_loss(x, emitted, truth).sum(), (stop,), order=1, modes=["rev"],
-        eps=1e-2, rtol=2e-2,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("method", ALIGNMENTS)
 @given(seed=st.integers(0, 10_000))
 def test_an_aligned_loss_does_not_depend_on_the_order_of_the_labels(method, seed):

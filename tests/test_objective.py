@@ -8,11 +8,9 @@ import pytest
 from attn_lstm import parallel
 from attn_lstm.config import resolve
 from attn_lstm.label_pool import emit_most_confident
-from attn_lstm.losses import focal_loss
 from attn_lstm.models.network import create_network
 from attn_lstm.objective import image_losses, loss_names
 from attn_lstm.warp import expected_warp
-from tests.further import FURTHER
 
 
 def losses_of(tiny_config, method, labels, overrides=(), **kwargs):
@@ -58,18 +56,6 @@ def test_a_random_order_is_drawn_in_training_and_that_of_the_frequencies_in_eval
     assert not np.array_equal(drawn[0], drawn[2])
 
 
-def test_the_losses_of_m_map_and_of_the_steps_are_chosen_apart(tiny_config):
-    labels = jnp.eye(6)
-    overrides = {"loss": "focal", "focal.gamma": 1.0, "decoder.loss": "asymmetric"}
-    logits, parts = losses_of(tiny_config, "order_free", labels, overrides)
-    np.testing.assert_allclose(parts["map"], focal_loss(logits, labels, gamma=1.0), rtol=1e-6)
-    _, plain = losses_of(tiny_config, "order_free", labels)
-    assert (parts["step"] < plain["step"]).all()
-    without_exponents = {**overrides, "asymmetric.gamma_neg": 0.0, "asymmetric.clip": 0.0}
-    _, parts = losses_of(tiny_config, "order_free", labels, without_exponents)
-    np.testing.assert_allclose(parts["step"], plain["step"], rtol=1e-5)
-
-
 def test_cnn_rnn_has_no_loss_of_m_map(tiny_config):
     logits, parts = losses_of(tiny_config, "cnn_rnn", jnp.eye(6))
     assert logits is None
@@ -78,7 +64,7 @@ def test_cnn_rnn_has_no_loss_of_m_map(tiny_config):
 
 @pytest.mark.parametrize(
     ("method", "fields"),
-    [("query2label", {}), ("ml_decoder", {}), ("csra", {}), ("order_free", FURTHER)],
+    [("query2label", {}), ("ml_decoder", {}), ("csra", {}), ("order_free", {})],
 )
 def test_four_devices_have_the_losses_and_gradients_of_one(tiny_config, method, fields):
     """Dropout included: on the features of all, in the layers of transformers and decoder."""

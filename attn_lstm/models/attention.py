@@ -10,22 +10,18 @@ import jax.numpy as jnp
 class Attention(nn.Module):
     """Additive attention: e_j = wᵀ tanh(W_v v_j + W_h h), α = softmax(e), z = Σ_j α_j v_j.
 
-    With several heads each has its own w, and so its own α and z. The paper has one.
-
     Attributes:
       units: A, width of the score layer.
-      heads: N.
       dtype: compute type; scores and softmax are float32.
     """
 
     units: int
-    heads: int = 1
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         self.project_features = nn.Dense(self.units, dtype=self.dtype)  # W_v
         self.project_query = nn.Dense(self.units, use_bias=False, dtype=self.dtype)  # W_h
-        self.score = nn.Dense(self.heads, use_bias=False, dtype=self.dtype)  # w
+        self.score = nn.Dense(1, use_bias=False, dtype=self.dtype)  # w
 
     def keys(self, features: jax.Array) -> jax.Array:
         """W_v v_j, the same at every step: float[B,K,D] -> float[B,K,A]."""
@@ -35,9 +31,9 @@ class Attention(nn.Module):
     # largest arrays of the head's training, and cost more to store than the tanh to repeat.
     @partial(nn.remat, prevent_cse=False)
     def _scores(self, keys: jax.Array, query: jax.Array) -> jax.Array:
-        """e of all heads: float32[B,K,N]."""
+        """e: float32[B,K]."""
         hidden = jnp.tanh(keys + self.project_query(query)[:, None])
-        return self.score(hidden).astype(jnp.float32)
+        return self.score(hidden)[..., 0].astype(jnp.float32)
 
     def __call__(
         self, features: jax.Array, keys: jax.Array, query: jax.Array
@@ -45,16 +41,11 @@ class Attention(nn.Module):
         """One look.
 
         Args:
-          features: float[B,K,D]; keys: float[B,K,A] from `keys`; query: float[B,Q], h_{t-1} and
-            whatever else asks.
+          features: float[B,K,D]; keys: float[B,K,A] from `keys`; query: float[B,H], h_{t-1}.
 
         Returns:
-          contexts z of all heads, side by side, float[B,N·D], and their mean weights α
-          float32[B,K], which sum to 1.
+          the context z float[B,D], and the weights α float32[B,K], which sum to 1.
         """
-        scores = self._scores(keys, query)
-        weights = jax.nn.softmax(jnp.moveaxis(scores, -1, 1), axis=-1)
-        contexts = jnp.einsum(
-            "bnk,bkd->bnd", weights.astype(self.dtype), features.astype(self.dtype)
-        )
-        return contexts.reshape(features.shape[0], -1), weights.mean(axis=1)
+        weights = jax.nn.softmax(self._scores(keys, query), axis=-1)
+        context = jnp.einsum("bk,bkd->bd", weights.astype(self.dtype), features.astype(self.dtype))
+        return context, weights

@@ -12,8 +12,6 @@ from attn_lstm.models.attention import Attention
 from attn_lstm.models.dropout import RowDropout
 from attn_lstm.models.initializers import label_prior
 
-QUERIES = ("state", "state_and_probabilities")
-
 
 @flax.struct.dataclass
 class Memory:
@@ -88,41 +86,30 @@ class Decoder(SequenceDecoder):
       num_labels: C.
       hidden: LSTM units H.
       attention: units of the attention's score layer.
-      heads: of the attention.
-      query: what the attention is asked with: 'state' (h_{t-1}), or 'state_and_probabilities'
-        (p_{t-1} with it, by a matrix of its own).
       use_attention: False puts the mean feature in the place of the context at every step.
       initial_state: 'mean' (a linear layer each for h_0 and c_0 on the mean feature) or 'zeros'.
       end_token: adds one class that ends a sequence; probabilities are then a softmax over the
         pool and that class, else a sigmoid a label.
-      learned_stop: without an end token: adds the logit of ending before the label of this step.
       dropout: rate on the LSTM's output.
       dtype: compute type; state and probabilities are float32.
       axis_name: mapped axis over which the batch is split.
-      prior: probability at which independent labels start, as in `initializers.label_prior`.
     """
 
     num_labels: int
     hidden: int
     attention: int
-    heads: int = 1
-    query: str = "state"
     use_attention: bool = True
     initial_state: str = "mean"
     end_token: bool = False
-    learned_stop: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
-    prior: float | None = None
 
     def setup(self) -> None:
         if self.initial_state not in ("mean", "zeros"):
             raise ValueError(f"unknown initial_state {self.initial_state!r}: mean or zeros")
-        if self.query not in QUERIES:
-            raise ValueError(f"unknown query {self.query!r}: {' or '.join(QUERIES)}")
         if self.use_attention:
-            self.attend = Attention(self.attention, self.heads, self.dtype)
+            self.attend = Attention(self.attention, self.dtype)
         if self.initial_state == "mean":
             self.initial_c = nn.Dense(self.hidden, dtype=self.dtype)
             self.initial_h = nn.Dense(self.hidden, dtype=self.dtype)
@@ -131,14 +118,8 @@ class Decoder(SequenceDecoder):
         self.head = nn.Dense(
             self.num_labels + self.end_token,
             dtype=self.dtype,
-            bias_init=(
-                nn.initializers.zeros
-                if self.end_token
-                else label_prior(self.num_labels, self.prior)
-            ),
+            bias_init=(nn.initializers.zeros if self.end_token else label_prior(self.num_labels)),
         )
-        if self.learned_stop:
-            self.stop = nn.Dense(1, dtype=self.dtype)
 
     def start(self, features: jax.Array, probabilities: jax.Array) -> tuple[Memory, DecoderState]:
         """Before the first step.
@@ -163,15 +144,11 @@ class Decoder(SequenceDecoder):
         """One step: looks, updates the LSTM, predicts; the caller chooses what to `emit`.
 
         Returns:
-          the next state, logits float32[B,C] (C+1 with an end token or a learned stop, last),
-          attention float32[B,K], or None where there is none to pay.
+          the next state, logits float32[B,C] (C+1 with an end token, last), attention
+          float32[B,K], or None where there is none to pay.
         """
         if self.use_attention:
-            query = state.cell[1]
-            if self.query == "state_and_probabilities":
-                # One matrix on both is W_h h + W_p p.
-                query = jnp.concatenate([query, state.probabilities], axis=-1)
-            context, weights = self.attend(memory.features, memory.keys, query)
+            context, weights = self.attend(memory.features, memory.keys, state.cell[1])
         else:
             context, weights = memory.mean, None
         x = jnp.concatenate(
@@ -187,20 +164,7 @@ class Decoder(SequenceDecoder):
         output = self.drop(output, train)
         logits = self.head(output).astype(jnp.float32)
         state = state.replace(cell=cell, probabilities=self._probabilities(logits, state.emitted))
-        if self.learned_stop:
-            stop = self._stop(output, logits, state.emitted)
-            logits = jnp.concatenate([logits, stop], axis=-1)
         return state, logits, weights
-
-    def _stop(self, output: jax.Array, logits: jax.Array, emitted: jax.Array) -> jax.Array:
-        """Logit of ending: float32[B,1].
-
-        It sees the logit of the pool's best label too, so that a threshold on the step's
-        probability is one of the rules that it can learn; it does not teach that label.
-        """
-        best = jnp.where(emitted, -jnp.inf, logits).max(axis=-1, keepdims=True)
-        best = jax.lax.stop_gradient(jnp.where(emitted.all(axis=-1, keepdims=True), 0.0, best))
-        return self.stop(jnp.concatenate([output, best], axis=-1)).astype(jnp.float32)
 
     def _probabilities(self, logits: jax.Array, emitted: jax.Array) -> jax.Array:
         if self.end_token:

@@ -78,7 +78,7 @@ def _is_calibration(value: Any) -> bool:
 def _decision_key(step: int, search: ml_collections.ConfigDict) -> str:
     """Names all that the best τ depends on."""
     if search.decide == "path":
-        key = f"step={step} {_beam_key(search)}"
+        key = f"step={step} stop={search.stop} beam_size={search.beam_size}"
     else:
         key = f"{_score_key(step, search)} decide={search.decide}"
     return key if search.thresholds == "global" else f"{key} thresholds={search.thresholds}"
@@ -86,9 +86,4 @@ def _decision_key(step: int, search: ml_collections.ConfigDict) -> str:
 
 def _score_key(step: int, search: ml_collections.ConfigDict) -> str:
     """Names all that the scores depend on."""
-    key = f"step={step} scores={search.scores}"
-    return f"{key} {_beam_key(search)}" if search.scores == "beam" else key
-
-
-def _beam_key(search: ml_collections.ConfigDict) -> str:
-    return f"stop={search.stop} beam_size={search.beam_size}"
+    return f"step={step} scores={search.scores}"

@@ -89,41 +89,6 @@ def test_unrolled_decoder_equals_torch(inputs, use_attention, initial_state):
     assert (out.attention is not None) == use_attention
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"heads": 3}, {"query": "state_and_probabilities"}, {"learned_stop": True},
-     {"heads": 2, "query": "state_and_probabilities", "learned_stop": True}],
-)  # fmt: skip
-def test_what_is_beyond_the_paper_equals_torch_too(inputs, fields):
-    variables, out = unrolled(Decoder(LABELS, hidden=8, attention=7, **fields), inputs)
-    logits, labels = torch_pass(variables["params"], *inputs, LABELS)
-    np.testing.assert_allclose(out.logits, logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(out.labels, labels)
-    assert out.logits.shape[-1] == LABELS + fields.get("learned_stop", False)
-    assert out.attention.shape == (BATCH, LABELS, REGIONS)
-    np.testing.assert_allclose(out.attention.sum(-1), 1.0, rtol=1e-5)
-
-
-def test_the_learned_stop_teaches_no_label(inputs):
-    decoder = Decoder(LABELS, hidden=8, attention=7, learned_stop=True)
-    variables, _ = unrolled(decoder, inputs)
-
-    def first_stop(params):
-        out = decoder.apply({"params": params}, *inputs, emit_most_confident, 1, method="unroll")
-        return out.logits[:, 0, LABELS].sum()
-
-    gradients = jax.grad(first_stop)(variables["params"])
-    assert not any(g.any() for g in jax.tree.leaves(gradients["head"]))
-    for name in ("stop", "lstm"):
-        assert any(g.any() for g in jax.tree.leaves(gradients[name]))
-
-
-def test_when_all_labels_are_gone_the_stop_is_still_a_number(inputs):
-    decoder = Decoder(LABELS, hidden=8, attention=7, learned_stop=True)
-    _, out = unrolled(decoder, inputs, steps=LABELS + 2)
-    assert jnp.isfinite(out.logits).all()
-
-
 @pytest.mark.parametrize("end_token", [True, False])
 def test_no_label_is_emitted_twice_and_attention_is_returned(inputs, end_token):
     decoder = Decoder(LABELS, hidden=8, attention=7, end_token=end_token)
@@ -162,21 +127,6 @@ def test_dropout_needs_training_and_changes_the_steps(inputs):
 def test_unknown_initial_state_names_the_choices(inputs):
     with pytest.raises(ValueError, match="mean or zeros"):
         unrolled(Decoder(LABELS, hidden=8, attention=7, initial_state="random"), inputs)
-
-
-def test_unknown_query_names_the_choices(inputs):
-    with pytest.raises(ValueError, match="state or state_and_probabilities"):
-        unrolled(Decoder(LABELS, hidden=8, attention=7, query="labels"), inputs)
-
-
-def test_a_learned_stop_shares_every_step_with_going_on():
-    logits = jnp.array([[1.0, 2.0, 0.5]])
-    emitted = jnp.array([[False, True]])
-    log_probs, end = label_log_probs(logits, emitted, end_token=False)
-    stop = 1 / (1 + np.exp(-0.5))
-    label = 1 / (1 + np.exp(-1.0))
-    np.testing.assert_allclose(jnp.exp(log_probs), [[(1 - stop) * label, 0.0]], rtol=1e-6)
-    np.testing.assert_allclose(jnp.exp(end), [stop], rtol=1e-6)
 
 
 def test_pool_softmax_leaves_out_emitted_labels():

@@ -36,17 +36,14 @@ def test_v_prob_is_the_linear_map_of_the_mean_feature(tiny_config, images):
     ("loss", "low", "high"), [("bce", 0.33, 0.34), ("focal", 0.35, 0.5), ("asymmetric", 0.5, 0.9)]
 )
 @pytest.mark.parametrize(
-    ("head", "field", "path"),
+    ("head", "path"),
     [
-        ("linear", "loss", ("map_labels", "bias")),
-        ("ml_decoder", "loss", ("set_head", "bias")),
-        ("attention_lstm", "decoder.loss", ("decoder", "head", "bias")),
+        ("linear", ("map_labels", "bias")),
+        ("ml_decoder", ("set_head", "bias")),
     ],
 )
-def test_labels_start_where_their_loss_is_at_rest(
-    tiny_config, images, head, field, path, loss, low, high
-):
-    _, variables = create(tiny_config, images, **{"head": head, field: loss})
+def test_labels_start_where_their_loss_is_at_rest(tiny_config, images, head, path, loss, low, high):
+    _, variables = create(tiny_config, images, **{"head": head, "loss": loss})
     biases = variables["params"]
     for key in path:
         biases = biases[key]

@@ -73,15 +73,12 @@ def test_thresholds_belong_to_a_checkpoint_and_a_decision(tmp_path):
     assert tuned.load_threshold(tmp_path, 5, changed(scores="map")) == Threshold(0.3)
 
 
-def test_scores_that_decide_do_not_care_for_a_beam_they_do_not_weigh(tmp_path):
+def test_scores_that_decide_do_not_care_for_a_beam(tmp_path):
     tau = Threshold(0.3, {"cat": 0.25})
     tuned.save_threshold(tmp_path, 5, changed(decide="scores"), tau)
     assert tuned.load_threshold(tmp_path, 5, changed(decide="scores", beam_size=9)) == tau
     for other in ("map", "max"):
         assert tuned.load_threshold(tmp_path, 5, changed(decide="scores", scores=other)) is None
-    tuned.save_threshold(tmp_path, 5, changed(decide="scores", scores="beam"), tau)
-    wider = changed(decide="scores", scores="beam", beam_size=9)
-    assert tuned.load_threshold(tmp_path, 5, wider) is None
 
 
 def test_a_calibration_belongs_to_a_checkpoint_and_its_scores(tmp_path):

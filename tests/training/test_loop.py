@@ -14,7 +14,6 @@ from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import workdir
 from attn_lstm.runs.checkpoint import Checkpoints
 from attn_lstm.training import loop, metrics_log
-from tests.further import FURTHER
 
 
 def final_variables(directory):
@@ -153,7 +152,7 @@ def test_every_row_takes_a_step(tiny_config, tmp_path, one_device, method):
 @pytest.mark.parametrize(
     "fields",
     [{"decoder.target": "remaining"}, {"decoder.target": "ranked"},
-     {**FURTHER, "decoder.feature_dropout": 0.5, "ema.decay": 0.999}],
+     {"decoder.feature_dropout": 0.5, "ema.decay": 0.999}],
 )  # fmt: skip
 def test_order_free_takes_a_step_with_what_it_can_be_given(
     tiny_config, tmp_path, one_device, fields
