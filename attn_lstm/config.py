@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -13,17 +13,17 @@ from attn_lstm.decision import DECISIONS, SCORES
 from attn_lstm.errors import UserError
 from attn_lstm.losses import LABEL_LOSSES
 from attn_lstm.measures import thresholds
-from attn_lstm.models.set_heads import LABEL_HEADS, TEMPERATURES
-from attn_lstm.ordering import ORDERS, TARGETS, emits_end_token
+from attn_lstm.models.heads import HEADS, Head
+from attn_lstm.ordering import ORDERS, TARGETS
 
 # Fields that say where things lie, not what is computed: they may differ between hosts.
 PLACES = ("data.path", "data.download", "backbone.weights", "cache.path")
 # Fields that may differ between two runs in the same work directory: those, and when to give up.
 CHANGEABLE = (*PLACES, "train.on_nonfinite", "train.max_skipped")
 
-CHOICES: dict[str, tuple[Any, ...]] = {
+CHOICES: dict[str, Collection[Any]] = {
     "dtype": ("auto", "float32", "bfloat16"),
-    "head": ("attention_lstm", *LABEL_HEADS, "cnn_rnn", "knn"),
+    "head": HEADS,
     "loss": LABEL_LOSSES,
     "order": ORDERS,
     "data.name": ("digits", "coco", "nus_wide", "folder"),
@@ -214,21 +214,11 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
             f"config.order={config.order!r}, which says what each step is held against; leave it "
             "at 'all'"
         )
-    by_token = emits_end_token(config.order, config.decoder.target)
-    if config.head == "cnn_rnn" and not by_token:
+    head = HEADS.get(config.head)
+    if head and config.loss in LABEL_LOSSES and config.loss not in head.losses:
+        takers = ", ".join(name for name, other in HEADS.items() if config.loss in other.losses)
         problems.append(
-            "config.head='cnn_rnn' learns when to end from a sequence of labels: give "
-            "config.order='frequent_first' or 'rare_first'"
-        )
-    if config.loss in ("softmax", "warp") and config.head not in LABEL_HEADS:
-        problems.append(
-            f"config.loss={config.loss!r} needs a config.head of {', '.join(LABEL_HEADS)}, not "
-            f"{config.head!r}"
-        )
-    elif config.loss != "bce" and config.head in ("cnn_rnn", "knn"):
-        problems.append(
-            f"config.loss={config.loss!r} has no meaning with config.head={config.head!r}, which "
-            "has no M_map; leave it at 'bce'"
+            f"config.loss={config.loss!r} needs a config.head of {takers}, not {config.head!r}"
         )
     if config.loss != "bce" and config.label_smoothing:
         problems.append(
@@ -245,13 +235,14 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
             f"config.swa.start_step={start} is not below config.train.steps={steps}: nothing would "
             "be averaged"
         )
-    if config.search.top_k and config.head not in (*LABEL_HEADS, "knn"):
+    if config.search.top_k and head and head.sequential:
+        takers = ", ".join(name for name, other in HEADS.items() if not other.sequential)
         problems.append(
-            f"config.search.top_k={config.search.top_k} needs a config.head of "
-            f"{', '.join(LABEL_HEADS)} or knn; others predict sets of any size, and eval.py "
-            "reports the 3 best labels beside them"
+            f"config.search.top_k={config.search.top_k} needs a config.head of {takers}; others "
+            "predict sets of any size, and eval.py reports the 3 best labels beside them"
         )
-    problems += _set_head_problems(config.head, config.set_head)
+    if head and not any(_wrong(f"set_head.{name}", size) for name, size in config.set_head.items()):
+        problems += head.problems(config)
     threshold = config.search.threshold
     if config.search.top_k and not _wrong("search.threshold", threshold) and threshold >= 0:
         problems.append(
@@ -259,10 +250,10 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
             f"config.search.top_k={config.search.top_k}; give config.search.threshold=-1 or "
             "config.search.top_k=0"
         )
-    problems += _search_problems(config)
-    if config.head == "knn" and not config.backbone.frozen:
-        problems.append("config.head='knn' trains nothing: give config.backbone.frozen=True")
-    if config.head != "knn" and config.backbone.frozen and not config.backbone.weights:
+    if head:
+        problems += _search_problems(config, head)
+    learns = head and head.fit == "descent"
+    if learns and config.backbone.frozen and not config.backbone.weights:
         problems.append(
             "config.backbone.frozen with random parameters learns nothing: give "
             "config.backbone.weights, or config.backbone.frozen=False to train from scratch"
@@ -286,37 +277,19 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
     return problems
 
 
-def _set_head_problems(head: str, sizes: ml_collections.ConfigDict) -> list[str]:
-    """What is wrong with the sizes of a set head, beside their ranges."""
-    if not all(isinstance(size, int) and size > 0 for size in (sizes.hidden, sizes.heads)):
-        return []
-    if head == "csra" and sizes.heads not in TEMPERATURES:
-        known = ", ".join(map(str, TEMPERATURES))
-        return [f"config.set_head.heads={sizes.heads}: csra has {known} heads"]
-    multiple = {"query2label": math.lcm(4, sizes.heads), "ml_decoder": sizes.heads}.get(head, 1)
-    if sizes.hidden % multiple:
-        return [f"config.set_head.hidden={sizes.hidden} is no multiple of {multiple}"]
-    return []
-
-
-def has_decoder(config: ml_collections.ConfigDict) -> bool:
-    """Whether the row emits its labels one by one."""
-    return config.head not in (*LABEL_HEADS, "knn")
-
-
-def _search_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+def _search_problems(config: ml_collections.ConfigDict, head: Head) -> Iterator[str]:
     """Contradictions in what ranks labels and what decides on them."""
-    search, sequential = config.search, has_decoder(config)
+    search, sequential = config.search, head.sequential
     by_path = sequential and search.decide == "path"
     if search.scores == "max" and not sequential:
         yield (
             "config.search.scores='max' needs the steps of a decoder, which "
             f"config.head={config.head!r} lacks; leave it at 'last_step'"
         )
-    if search.scores in ("map", "mean") and config.head == "cnn_rnn":
+    if search.scores in ("map", "mean") and not head.preliminary:
         yield (
-            f"config.search.scores={search.scores!r} needs v_prob, which config.head='cnn_rnn' "
-            "lacks; give 'last_step' or 'max'"
+            f"config.search.scores={search.scores!r} needs v_prob, which config.head="
+            f"{config.head!r} lacks; give 'last_step' or 'max'"
         )
     if sequential and not by_path and search.threshold == 0:
         yield (

@@ -1,11 +1,11 @@
 """From regions to what a user gets: label sets, their order, scores and attention."""
 
+import dataclasses
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from attn_lstm.beam_search import Beams, StepScores, beam_search
 from attn_lstm.label_pool import Unrolled, emit_most_confident, label_log_probs
@@ -13,6 +13,26 @@ from attn_lstm.models.network import Network
 
 SCORES = ("last_step", "map", "mean", "max")
 DECISIONS = ("path", "scores")
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """How a row decides on a label set: the fields of `config.search` but for τ, and T.
+
+    Attributes:
+      scores: what ranks the labels of a row with a decoder, one of `SCORES`.
+      decide: what such a row predicts, one of `DECISIONS`.
+      top_k: labels of every image for a row without one, whatever τ; 0: as many as τ lets through.
+      beam_size: paths kept; stop: what τ is compared with, one of `beam_search.STOPS`.
+      max_labels: T.
+    """
+
+    scores: str
+    decide: str
+    top_k: int
+    beam_size: int
+    stop: str
+    max_labels: int
 
 
 @flax.struct.dataclass
@@ -38,7 +58,7 @@ class Seen:
 
 
 def observe(
-    config: ml_collections.ConfigDict, network: Network, variables: dict, features: jax.Array
+    decision: Decision, network: Network, variables: dict[str, Any], features: jax.Array
 ) -> Seen:
     """What all predictions for features float[B,K,D] share, whatever their τ."""
     if network.decoder is None:
@@ -49,35 +69,34 @@ def observe(
         features,
         preliminary,
         emit_most_confident,
-        config.decoder.max_labels,
+        decision.max_labels,
         method="unroll",
     )
     start = network.apply(variables, features, preliminary, method="start")
-    return Seen(preliminary, _maps(config.search.scores, network, greedy), start, greedy)
+    return Seen(preliminary, _maps(decision.scores, network, greedy), start, greedy)
 
 
 def predict(
-    config: ml_collections.ConfigDict,
+    decision: Decision,
     network: Network,
-    variables: dict,
+    variables: dict[str, Any],
     seen: Seen,
     threshold: jax.Array | float,
 ) -> Prediction:
-    """Label sets of B images, as `config.search` says.
+    """Label sets of B images.
 
     Args:
-      config: resolved.
+      decision: how.
       network, variables: as trained.
       seen: of the images, by `observe`.
       threshold: τ, of the search or, where scores decide, of each label; float32[] or float32[C].
     """
-    search = config.search
     if network.decoder is None:
-        return _cut(seen.preliminary, seen.maps, threshold, search.top_k)
-    scores = label_scores(search.scores, network, seen)
-    if search.decide == "scores":
+        return _cut(seen.preliminary, seen.maps, threshold, decision.top_k)
+    scores = label_scores(decision.scores, network, seen)
+    if decision.decide == "scores":
         return _cut(scores, seen.maps, threshold)
-    beams = _search(config, network, variables, seen, threshold)
+    beams = _search(decision, network, variables, seen, threshold)
     return Prediction(
         labels=beams.best_set(network.num_labels),
         scores=scores,
@@ -88,9 +107,9 @@ def predict(
 
 
 def _search(
-    config: ml_collections.ConfigDict,
+    decision: Decision,
     network: Network,
-    variables: dict,
+    variables: dict[str, Any],
     seen: Seen,
     threshold: jax.Array | float,
 ) -> Beams:
@@ -108,10 +127,10 @@ def _search(
         jax.vmap(one_path, in_axes=1, out_axes=1),
         state,
         num_labels=network.num_labels,
-        beam_size=config.search.beam_size,
-        max_labels=config.decoder.max_labels,
+        beam_size=decision.beam_size,
+        max_labels=decision.max_labels,
         threshold=threshold,
-        stop=config.search.stop,
+        stop=decision.stop,
     )
 
 

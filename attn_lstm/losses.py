@@ -6,7 +6,7 @@ whatever the number of labels and steps.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def label_loss(
     loss: str,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, float] = MappingProxyType({}),
     keys: jax.Array | None = None,
 ) -> LabelLoss:
     """The function that a name stands for.
@@ -111,7 +111,7 @@ def label_loss(
     Args:
       loss: one of `LABEL_LOSSES`; the last two take logits [B,C] only: 'softmax', as in
         `softmax_cross_entropy`; 'warp', as in `warp.warp`.
-      options: by the loss's name, further arguments of its function.
+      options: further arguments of its function.
       keys: key[B], what 'warp' draws from; None gives the mean over all draws.
 
     Raises:
@@ -126,7 +126,7 @@ def label_loss(
     }
     if loss not in functions:
         raise ValueError(f"unknown loss {loss!r}; choose one of: {', '.join(LABEL_LOSSES)}")
-    return partial(functions[loss], **(options or {}).get(loss, {}))
+    return partial(functions[loss], **options)
 
 
 def best_constant(loss: LabelLoss, share: float) -> float:

@@ -1,27 +1,37 @@
 """What a row minimises: one pass of the network, and the losses of its outputs."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import ml_collections
 
 from attn_lstm import losses
 from attn_lstm.label_pool import Choice, emit_most_confident
+from attn_lstm.losses import LabelLoss
 from attn_lstm.models.dropout import row_keys
 from attn_lstm.models.network import Network
-from attn_lstm.models.set_heads import LABEL_HEADS
 from attn_lstm.ordering import next_target, random_rank
 
 
-def loss_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """The parts of the loss of a config's row; none for a row that minimises nothing."""
-    names = {
-        **dict.fromkeys(LABEL_HEADS, ("map",)),
-        "attention_lstm": ("map", "step"),
-        "cnn_rnn": ("step",),
-        "knn": (),
-    }
-    return names[config.head]
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The loss of a row.
+
+    Attributes:
+      parts: their names; none for a row that minimises nothing.
+      steps: T, of the decoder.
+      order: `config.order`; target: `config.decoder.target`.
+      map_loss: of M_map: takes key[B], what the loss draws from, or None for its mean.
+      smoothing: of the decoder's steps.
+    """
+
+    parts: tuple[str, ...]
+    steps: int
+    order: str
+    target: str
+    map_loss: Callable[[jax.Array | None], LabelLoss]
+    smoothing: float
 
 
 def training_choice(order: str, labels: jax.Array, rank: jax.Array) -> Choice:
@@ -36,44 +46,47 @@ def training_choice(order: str, labels: jax.Array, rank: jax.Array) -> Choice:
 
 
 def image_losses(
-    config: ml_collections.ConfigDict,
+    objective: Objective,
     network: Network,
-    variables: dict,
-    images: jax.Array,
+    variables: dict[str, Any],
+    inputs: jax.Array,
     labels: jax.Array,
     rank: jax.Array,
-    **kwargs: Any,
+    *,
+    encoded: bool,
+    dropout: jax.Array | None = None,
 ) -> tuple[dict[str, jax.Array], Any]:
-    """The parts of the loss, float32[B] each, and what `network.apply` returns beside outputs.
+    """The parts of the loss by name, float32[B] each, and the batch statistics behind this batch.
 
-    The loss 'warp' and the order 'random' draw from the stream 'dropout' of `rngs`. Without it that
-    loss is its mean value, and that order has the frequent labels first.
+    Args:
+      inputs: images uint8[B,H,W,3], or where they are `encoded` features float[B,K,D] of them.
+      labels: float32[B,C], 0 or 1; rank: int[C], as `ordering.frequency_rank` gives it.
+      dropout: key[] of a training step; None evaluates. The loss 'warp' and the order 'random' draw
+        from it too: in evaluation that loss is its mean value, and that order has the frequent
+        labels first.
     """
-    rngs = kwargs.get("rngs")
-    keys = row_keys(rngs["dropout"], len(labels), network.axis_name) if rngs else None
-    if config.order == "random" and keys is not None:
+    train = dropout is not None
+    keys = row_keys(dropout, len(labels), network.axis_name) if train else None
+    if objective.order == "random" and train:
         rank = random_rank(keys, network.num_labels)
-    outputs = network.apply(
+    outputs, updates = network.apply(
         variables,
-        images,
-        training_choice(config.order, labels, rank),
-        config.decoder.max_labels,
-        **kwargs,
+        inputs,
+        training_choice(objective.order, labels, rank),
+        objective.steps,
+        train=train,
+        encoded=encoded,
+        rngs={"dropout": dropout} if train else {},
+        mutable=["batch_stats"] if train else [],
     )
-    outputs, updates = outputs if kwargs.get("mutable") else (outputs, None)
-    options = {
-        "bce": {"smoothing": config.label_smoothing},
-        "asymmetric": config.asymmetric,
-        "focal": config.focal,
-    }
     parts = losses.parts(
         outputs.label_logits,
         outputs.unrolled,
         labels,
         rank,
-        map_loss=losses.label_loss(config.loss, options, keys),
-        order=config.order,
-        target=config.decoder.target,
-        smoothing=config.label_smoothing,
+        map_loss=objective.map_loss(keys),
+        order=objective.order,
+        target=objective.target,
+        smoothing=objective.smoothing,
     )
-    return parts, updates
+    return parts, updates.get("batch_stats", {})

@@ -10,7 +10,6 @@ from functools import partial
 from absl import flags
 
 from attn_lstm import cli, errors
-from attn_lstm.models.network import create_network
 from benchmarks import measure, workload
 from benchmarks.roofline import floor, matmul_flops
 
@@ -23,16 +22,16 @@ def main() -> int:
     config = workload.configure(size, dtype=workload.DTYPE.value, search__beam_size=beam)
     narrow = workload.configure(size, dtype=workload.DTYPE.value, search__beam_size=1)
     variables = workload.create_variables(config)
-    network = create_network(config, workload.LABELS)
+    row, one_path = workload.row_of(config), workload.row_of(narrow)
     images = workload.random_images(size.batch, size.image_size)
 
-    search = partial(workload.search, config, network)
-    encode = workload.jit(partial(network.apply, method="encode"))
+    search = row.decide
+    encode = workload.jit(partial(row.network.apply, method="encode"))
     features = encode(variables, images)
     whole = workload.jit(search).lower(variables, features, 0.0).compile()
     # What is not returned is not computed: the greedy pass that finds the scores.
     path = workload.jit(lambda *arguments: search(*arguments).sequence)
-    greedy = workload.jit(lambda *arguments: workload.search(narrow, network, *arguments).sequence)
+    greedy = workload.jit(lambda *arguments: one_path.decide(*arguments).sequence)
     backbone = f"ResNet-{size.depth} at {size.image_size} pixels"
     sides = {
         backbone: partial(encode, variables, images),

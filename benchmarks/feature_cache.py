@@ -45,7 +45,8 @@ class _Steps:
         splits = {name: load_split(config.data, name) for name in ("train", "validation")}
         run = Run(config, directory / f"{frozen} {views}", mesh, splits)
         self._batches = prefetch(run.inputs["train"].training(0), mesh)
-        self._step, self._state, self._rank = run.train_step(frozen), run.state, run.rank
+        descent = run.start(0)
+        self._step, self._state, self._rank = descent.train_step(frozen), run.state, run.rank
         self.flops = matmul_flops(self._step, self._state, next(self._batches), self._rank)
 
     def __call__(self) -> TrainState:

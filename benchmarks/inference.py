@@ -13,13 +13,13 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import ml_collections
 import numpy as np
 import torch
 
 from attn_lstm import cli, errors
 from attn_lstm.label_pool import emit_most_confident
-from attn_lstm.models.network import Network, create_network
+from attn_lstm.models.network import Network
+from attn_lstm.rows import Row
 from benchmarks import measure, torch_peer, workload
 from benchmarks.roofline import floor, matmul_flops
 
@@ -33,12 +33,9 @@ def _greedy(network: Network, variables: dict, images: jax.Array, steps: int) ->
     return outputs.label_logits, unrolled.logits, unrolled.labels, unrolled.attention
 
 
-def _search(
-    config: ml_collections.ConfigDict, network: Network, variables: dict, images: jax.Array
-) -> tuple:
+def _search(row: Row, variables: dict, images: jax.Array) -> tuple:
     """The best path without a threshold: labels int32[B,T] and attention [B,T,K]."""
-    features = network.apply(variables, images, method="encode")
-    found = workload.search(config, network, variables, features)
+    found = row.search(variables, images, 0.0)
     return found.sequence, found.attention
 
 
@@ -76,21 +73,21 @@ def main() -> int:
     sides, floors = {}, {}
     for dtype in torch_peer.DTYPES.value:
         wide, narrow = (
-            workload.configure(size, dtype=dtype, search__beam_size=beam) for beam in (_BEAM, 1)
+            workload.row_of(workload.configure(size, dtype=dtype, search__beam_size=beam))
+            for beam in (_BEAM, 1)
         )
-        network = create_network(wide, workload.LABELS)
-        greedy = workload.jit(partial(_greedy, network, steps=size.steps))
+        greedy = workload.jit(partial(_greedy, wide.network, steps=size.steps))
         compiled = greedy.lower(variables, images).compile()
         floors[dtype] = matmul_flops(greedy, variables, images), measure.cost(compiled)[1]
         sides["ours", dtype] = partial(compiled, variables, images)
         sides[f"ours, beam of {_BEAM}", dtype] = partial(
-            workload.jit(partial(_search, wide, network)), variables, images
+            workload.jit(partial(_search, wide)), variables, images
         )
         for kind in torch_peer.KINDS.value:
             peer = torch_peer.create_peer(variables, size)
             theirs = _theirs(peer, images, kind, dtype)
             if dtype == "float32":
-                path = workload.jit(partial(_search, narrow, network))(variables, images)
+                path = workload.jit(partial(_search, narrow))(variables, images)
                 _check(*jax.device_get((sides["ours", dtype](), theirs(), path)))
             sides[f"PyTorch, {kind}", dtype] = theirs
     seconds = measure.alternate(sides, workload.ROUNDS.value)

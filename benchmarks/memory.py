@@ -41,7 +41,7 @@ def _compile(size: workload.Size, fields: dict[str, bool]) -> jax.stages.Compile
     """The training step, without any array being made."""
     config = workload.configure(size, dtype=workload.DTYPE.value, **fields)
     batch = Batch(
-        image=jax.ShapeDtypeStruct((size.batch, size.image_size, size.image_size, 3), jnp.uint8),
+        inputs=jax.ShapeDtypeStruct((size.batch, size.image_size, size.image_size, 3), jnp.uint8),
         labels=jax.ShapeDtypeStruct((size.batch, workload.LABELS), jnp.float32),
         mask=jax.ShapeDtypeStruct((size.batch,), bool),
         image_id=jax.ShapeDtypeStruct((size.batch,), jnp.int32),

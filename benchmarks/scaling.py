@@ -17,8 +17,8 @@ from absl import flags
 
 from attn_lstm import cli, errors
 from attn_lstm.label_pool import emit_most_confident
-from attn_lstm.models.network import create_network
 from attn_lstm.models.resnet import feature_dim
+from attn_lstm.rows import create_row
 from benchmarks import measure, workload
 from benchmarks.roofline import matmul_flops
 
@@ -33,13 +33,15 @@ def _search(
     """Everything after the backbone, compiled; and its FLOPs."""
     dtype = workload.DTYPE.value
     config = workload.configure(size, dtype=dtype, search__beam_size=beam)
-    network = create_network(config, labels)
+    row = create_row(config, labels)
     features = workload.random_features(batch, regions, feature_dim(size.depth), dtype)
     variables = jax.jit(
-        lambda features: network.init(jax.random.key(0), features, emit_most_confident, 1)
+        lambda features: row.network.init(
+            jax.random.key(0), features, emit_most_confident, 1, encoded=True
+        )
     )(features)
 
-    run = partial(workload.search, config, network)
+    run = partial(row.decide, threshold=0.0)
     compiled = workload.jit(run).lower(variables, features).compile()
     return partial(compiled, variables, features), matmul_flops(
         run, variables, features, trips=size.steps
@@ -48,7 +50,7 @@ def _search(
 
 def _encoder(size: workload.Size, batch: int, variables: dict) -> tuple[Callable[[], Any], float]:
     """The backbone, compiled; and its FLOPs."""
-    network = create_network(workload.configure(size, dtype=workload.DTYPE.value), workload.LABELS)
+    network = workload.row_of(workload.configure(size, dtype=workload.DTYPE.value)).network
     images = workload.random_images(batch, size.image_size)
     run = partial(network.apply, method="encode")
     compiled = workload.jit(run).lower(variables, images).compile()

@@ -22,7 +22,7 @@ class PeerTraining:
 
     def __init__(self, peer: torch_peer.Peer, batch: Batch, kind: str, dtype: str, rate: float):
         self.forward = torch_peer.run_as(peer.train(), kind, dtype)
-        self.images, self.labels = map(torch_peer.to_device, (batch.image, batch.labels))
+        self.images, self.labels = map(torch_peer.to_device, (batch.inputs, batch.labels))
         self.optimizer = torch.optim.AdamW(peer.parameters(), lr=rate, weight_decay=0.0, fused=True)
 
     def __call__(self) -> float:

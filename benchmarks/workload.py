@@ -16,10 +16,8 @@ from attn_lstm import parallel
 from attn_lstm.compilation import compiler_options, with_whole_products
 from attn_lstm.config import resolve
 from attn_lstm.data.split import Batch
-from attn_lstm.decision import Prediction, observe, predict
-from attn_lstm.models.network import Network, create_network
-from attn_lstm.objective import loss_names
-from attn_lstm.parallel import AXIS, REPLICATED, SPLIT
+from attn_lstm.parallel import REPLICATED, SPLIT
+from attn_lstm.rows import Row, create_row
 from attn_lstm.runs.state import TrainState, create_state
 from attn_lstm.training.optimizer import create_optimizer, create_schedule
 from attn_lstm.training.step import make_train_step
@@ -114,29 +112,22 @@ def create_variables(config: ml_collections.ConfigDict) -> dict:
     return jax.jit(create)()
 
 
-def search(
-    config: ml_collections.ConfigDict,
-    network: Network,
-    variables: dict,
-    features: jax.Array,
-    threshold: jax.Array | float = 0.0,
-) -> Prediction:
-    """All that follows the backbone, with the config's beam; no path ends at a threshold of 0."""
-    return predict(
-        config, network, variables, observe(config, network, variables, features), threshold
-    )
+def row_of(config: ml_collections.ConfigDict) -> Row:
+    """The config's row for all labels."""
+    return create_row(config, LABELS)
 
 
 def initial_state(config: ml_collections.ConfigDict) -> TrainState:
     """A training that has not begun; pure, to be jitted."""
+    row = row_of(config)
     return create_state(
-        create_network(config, LABELS),
+        row.network,
         _optimizer(config),
         config.data.image_size,
         config.seed,
         config.backbone.frozen,
         config.ema.decay > 0,
-        loss_names(config),
+        row.objective.parts,
     )
 
 
@@ -173,9 +164,9 @@ class Training:
 
 def train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Callable[..., TrainState]:
     """`step(state, batch, rank) -> state` over the mesh, as the loop compiles it."""
-    network = create_network(config, LABELS, AXIS, config.backbone.frozen)
+    frozen = config.backbone.frozen
     return parallel.map_over_devices(
-        make_train_step(config, network, _optimizer(config)),
+        make_train_step(config, row_of(config), _optimizer(config), frozen=frozen),
         mesh,
         in_specs=(REPLICATED, SPLIT, REPLICATED),
         out_specs=REPLICATED,

@@ -135,7 +135,7 @@ def test_bad_pictures_do_not_disturb_good_ones(tmp_path_factory, contents):
         max_pixels=MOST,
     )
     batch = next(batches)
-    assert batch.mask[1::2].all() and (batch.image[1::2] == 99).all()
+    assert batch.mask[1::2].all() and (batch.inputs[1::2] == 99).all()
     assert {*batches.bad} == {*np.flatnonzero(~batch.mask)}
     for why in batches.bad.values():
         assert len(why.splitlines()) == 1

@@ -252,7 +252,7 @@ def test_smoothing_reaches_the_steps_of_a_sequence():
     logits, truth, emitted = random_steps(7, steps=1, end=1)
     unrolled = Unrolled(jnp.asarray(logits), jnp.asarray(emitted), None, None)
     parts = losses.parts(
-        None, unrolled, truth, RANK, map_loss=losses.focal_loss, step_loss=losses.focal_loss,
+        None, unrolled, truth, RANK, map_loss=losses.focal_loss,
         order="rare_first", target="all", smoothing=0.4,
     )  # fmt: skip
     target = np.asarray(next_target("rare_first", logits[:, 0], truth > 0, RANK))

@@ -243,7 +243,7 @@ def feature_train_batches(
 ) -> Batches:
     """`pipeline.train_batches` with features for images: the same rows in the same order.
 
-    `Batch.image` is [B,K,D] in the type of the stores.
+    `Batch.inputs` is [B,K,D] in the type of the stores.
 
     Args:
         split: N examples.

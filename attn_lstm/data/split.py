@@ -22,13 +22,14 @@ class Batch(NamedTuple):
     """What the pipeline yields; B images of H x W pixels, C labels.
 
     Attributes:
-        image: uint8[B,H,W,3], RGB; all zero where `mask` is False.
+        inputs: uint8[B,H,W,3], RGB, or from a feature store float[B,K,D] of the images; all zero
+            where `mask` is False.
         labels: float32[B,C], 0 or 1; all zero for padding.
         mask: bool[B]; False for padding and for images that could not be decoded.
         image_id: int32[B]; row of the split (`Split.image_ids[row]` names it), -1 for padding.
     """
 
-    image: np.ndarray
+    inputs: np.ndarray
     labels: np.ndarray
     mask: np.ndarray
     image_id: np.ndarray

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from attn_lstm import parallel, storage
-from attn_lstm.config import flatten, has_decoder
+from attn_lstm.config import flatten
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Split
 from attn_lstm.errors import UserError
@@ -152,7 +152,7 @@ def tune(
 
 def _candidates(opened: Opened, data: Split, directory: Path, mesh: Mesh) -> list[Predictions]:
     """The predictions for each τ of the grid."""
-    if opened.config.search.decide == "path" and has_decoder(opened.config):
+    if opened.row.by_path:
         return _predict(opened, data, thresholds.GRID, directory, mesh)
     # The scores do not depend on τ: one pass, cut at each.
     (scored,) = _predict(opened, data, [0.0], directory, mesh)
@@ -215,6 +215,7 @@ def _pass(opened: Opened, data: Split, directory: Path, mesh: Mesh) -> tuple:
     """What every pass over a split needs: step, variables, batches, rank of the labels."""
     inputs = Inputs(
         opened.config,
+        opened.row,
         data,
         opened.variables,
         directory,
@@ -222,7 +223,7 @@ def _pass(opened: Opened, data: Split, directory: Path, mesh: Mesh) -> tuple:
         say=functools.partial(print, flush=True) if jax.process_index() == 0 else lambda _: None,
     )
     return (
-        split_pass.map_eval_step(opened.config, len(opened.table.names), mesh),
+        split_pass.map_eval_step(opened.row, mesh),
         opened.variables,
         inputs.evaluation(),
         frequency_rank(jnp.asarray(opened.table.counts)),

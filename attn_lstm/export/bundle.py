@@ -25,7 +25,6 @@ from attn_lstm.export.program import (
 )
 from attn_lstm.measures.calibration import MARGIN, Calibration
 from attn_lstm.measures.thresholds import Threshold
-from attn_lstm.models.network import create_network
 from attn_lstm.runs import tuned
 from attn_lstm.runs.opened import Opened, find_threshold, open_checkpoint
 
@@ -149,14 +148,13 @@ def _search(opened: Opened, tau: Threshold, origin: str) -> dict[str, Any]:
     chosen: dict[str, Any] = {"threshold": tau.value, "threshold_origin": origin}
     if tau.by_label:  # in the order of label_names
         chosen["thresholds"] = tau.of(opened.table.names).tolist()
-    decoder = create_network(config, len(opened.table.names)).decoder
-    if decoder is None:
+    if not opened.row.sequential:
         return chosen
-    if config.search.decide == "scores":
+    if not opened.row.by_path:
         return chosen | {"scores": config.search.scores}
     return chosen | {
         "stop": config.search.stop,
         "beam_size": config.search.beam_size,
         "max_labels": config.decoder.max_labels,
-        "end_token": decoder.end_token,
+        "end_token": opened.row.network.decoder.end_token,
     }

@@ -13,9 +13,7 @@ from jax import export
 
 from attn_lstm.compilation import with_whole_products
 from attn_lstm.errors import UserError
-from attn_lstm.models.network import create_network
 from attn_lstm.runs.opened import Opened
-from attn_lstm.runs.split_pass import make_search
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # What each output is. b images, C labels, T of them at most, h x w regions.
@@ -51,10 +49,9 @@ def make_program(opened: Opened, threshold: float | np.ndarray) -> Program:
             f"{_MOST_BYTES / 1e9:.1f} GB at most: predict with predict.py or attn_lstm.load_model"
         )
     variables = jax.tree.map(jnp.asarray, jax.device_get(opened.variables))
-    search = make_search(opened.config, create_network(opened.config, len(opened.table.names)))
 
     def program(image: jax.Array) -> dict[str, jax.Array]:
-        found = search(variables, image, threshold)
+        found = opened.row.search(variables, image, threshold)
         emitted = found.sequence >= 0
         outputs = {
             "labels": found.sequence,

@@ -49,6 +49,11 @@ class SequenceDecoder(nn.Module):
     # Whether `start` takes v_prob, so that the row has M_map.
     needs_map: ClassVar[bool] = True
 
+    @property
+    def looks(self) -> bool:
+        """Whether a step says where it looked."""
+        return False
+
     def unroll(
         self,
         features: jax.Array,
@@ -120,6 +125,10 @@ class Decoder(SequenceDecoder):
             dtype=self.dtype,
             bias_init=(nn.initializers.zeros if self.end_token else label_prior(self.num_labels)),
         )
+
+    @property
+    def looks(self) -> bool:
+        return self.use_attention
 
     def start(self, features: jax.Array, probabilities: jax.Array) -> tuple[Memory, DecoderState]:
         """Before the first step.

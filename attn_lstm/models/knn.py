@@ -1,5 +1,7 @@
 """Labels carried over from the training images with the most similar features (row KNN)."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -75,15 +77,18 @@ class Neighbours(nn.Module):
     images: int = 0
     count: int = 0
 
+    looks: ClassVar[bool] = False
+
     @nn.compact
-    def __call__(self, queries: jax.Array) -> jax.Array:
-        """Label probabilities of images: float32[B,D] as `describe` makes them -> float32[B,C].
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, None]:
+        """Label probabilities of images by their features: float[B,K,D] -> float32[B,C].
 
         Each of the k neighbours has one vote for each of its labels. One vote more is shared by
         the whole neighbourhood, the largest of `CANDIDATES`, in proportion to exp(similarity). It
         decides between labels with equal votes and never over an unequal number. The result is
-        the share of the k + 1 votes.
+        the share of the k + 1 votes. It looks nowhere, and learns nothing when `train`.
         """
+        queries = describe(images)
         shape = (self.images, queries.shape[-1])
         features = self.variable("memory", "features", jnp.zeros, shape, jnp.float32).value
         labels = self.variable(
@@ -92,11 +97,11 @@ class Neighbours(nn.Module):
         known = self.variable("memory", "known", jnp.zeros, (self.images,), bool).value
         kept_count = self.variable("memory", "count", jnp.zeros, (), jnp.int32).value
         if self.is_initializing():
-            return jnp.zeros((queries.shape[0], self.num_labels), jnp.float32)
+            return jnp.zeros((queries.shape[0], self.num_labels), jnp.float32), None
         reach = min(max(*CANDIDATES, self.count), features.shape[0])
         similarity, rows = nearest(queries, features, known, reach)
         asked = (jnp.arange(reach) < (self.count or kept_count)) & (similarity > -jnp.inf)
         votes = asked + jax.nn.softmax(similarity, axis=-1)
         total = asked.sum(axis=-1, keepdims=True) + 1
         # A sum in the order of the neighbours, so that labels with the same voters stay equal.
-        return (votes[..., None] * labels[rows]).sum(axis=1) / total
+        return (votes[..., None] * labels[rows]).sum(axis=1) / total, None

@@ -1,7 +1,7 @@
 """The whole network of a row: backbone, M_map, and the decoder where the row has one."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax
 import flax.linen as nn
@@ -10,18 +10,14 @@ import jax.numpy as jnp
 import ml_collections
 
 from attn_lstm.label_pool import Choice, Unrolled
-from attn_lstm.losses import best_constant, label_loss
-from attn_lstm.models.cnn_rnn import CnnRnn
-from attn_lstm.models.decoder import Decoder, SequenceDecoder
+from attn_lstm.models.decoder import SequenceDecoder
 from attn_lstm.models.dropout import RowDropout
+from attn_lstm.models.heads import Sizes, head_of, prior
 from attn_lstm.models.initializers import label_prior
-from attn_lstm.models.knn import Neighbours, describe
 from attn_lstm.models.mobilenet import MobileNetV2
 from attn_lstm.models.preprocessing import IMAGENET, MOBILENET_V2, Preprocessing, normalise
 from attn_lstm.models.resnet import ResNet
-from attn_lstm.models.set_heads import LABEL_HEADS, create_set_head
 from attn_lstm.models.small import SmallResNet
-from attn_lstm.ordering import emits_end_token
 
 
 @flax.struct.dataclass
@@ -37,11 +33,10 @@ class Network(nn.Module):
 
     Attributes:
       backbone: module from normalised float[B,H,W,3] to float[B,H',W',D].
-      decoder: None for rows that have M_map alone, a set head or neighbours.
-      neighbours: the training images that stand in the place of M_map, for the row that has them.
-      set_head: stands in the place of M_map, for the rows that have it (see `set_heads`).
+      decoder: None for rows that have M_map or a set head alone.
+      set_head: stands in the place of M_map, for the rows that have it (see `heads`).
       num_labels: C.
-      link: maps M_map's logits to v_prob.
+      link: maps the logits of M_map, or what the set head gives, to v_prob.
       preprocessing: what the backbone's weights expect of a pixel.
       frozen: the backbone keeps its parameters and its batch statistics.
       freeze_norm: it learns, but its batch norms keep the statistics they were loaded with.
@@ -54,11 +49,10 @@ class Network(nn.Module):
     """
 
     backbone: nn.Module
-    decoder: SequenceDecoder | None
     num_labels: int
     preprocessing: Preprocessing
     frozen: bool
-    neighbours: Neighbours | None = None
+    decoder: SequenceDecoder | None = None
     set_head: nn.Module | None = None
     link: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid
     freeze_norm: bool = False
@@ -68,6 +62,9 @@ class Network(nn.Module):
     axis_name: str | None = None
     prior: float | None = None
 
+    # A head may come with a name of its own for its variables.
+    preserve_adopted_names: ClassVar[bool] = True
+
     def setup(self) -> None:
         self.map_labels = nn.Dense(
             self.num_labels, dtype=self.dtype, bias_init=label_prior(self.num_labels, self.prior)
@@ -76,12 +73,7 @@ class Network(nn.Module):
         self.drop_channels = RowDropout(self.feature_dropout, self.axis_name, shared=(1,))
 
     def encode(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """v_feat: uint8[B,H,W,3] -> float[B,K,D], K = H'·W' regions in row-major order.
-
-        Features float[B,K,D] that were encoded before pass as they are.
-        """
-        if images.ndim == 3:
-            return images.astype(self.dtype)
+        """v_feat: uint8[B,H,W,3] -> float[B,K,D], K = H'·W' regions in row-major order."""
         maps = self.backbone(
             normalise(images, self.preprocessing).astype(self.dtype),
             train=train and not (self.frozen or self.freeze_norm),
@@ -91,8 +83,6 @@ class Network(nn.Module):
 
     def label_logits(self, features: jax.Array, train: bool = False) -> jax.Array | None:
         """Logits of v_prob: float[B,K,D] -> float32[B,C], or None for a row without M_map."""
-        if self.neighbours is not None:
-            return None
         if self.decoder is not None and not self.decoder.needs_map:
             return None
         return self._map(features, train)[0]
@@ -106,8 +96,6 @@ class Network(nn.Module):
 
     def preliminary(self, features: jax.Array) -> jax.Array | None:
         """v_prob: float[B,K,D] -> float32[B,C], or None for a row that starts from none."""
-        if self.neighbours is not None:
-            return self.neighbours(describe(features))
         return self._link(self.label_logits(features))
 
     def look(self, features: jax.Array) -> tuple[jax.Array, jax.Array | None]:
@@ -115,8 +103,6 @@ class Network(nn.Module):
 
         With it, where a set head looks for each label: float32[B,C,K].
         """
-        if self.neighbours is not None:
-            return self.preliminary(features), None
         logits, weights = self._map(features, train=False)
         return self.link(logits), weights
 
@@ -139,23 +125,23 @@ class Network(nn.Module):
 
     def __call__(
         self,
-        images: jax.Array,
+        inputs: jax.Array,
         choose: Choice,
         steps: int,
         train: bool = False,
+        encoded: bool = False,
     ) -> Outputs:
         """Everything that the losses need.
 
         Args:
-          images: as in `encode`.
+          inputs: images as in `encode`, or features float[B,K,D] of them.
           choose: maps (logits, emitted bool[B,C]) to the label int32[B] that a step emits.
           steps: T.
           train: dropout and, unless frozen, batch statistics of this batch.
+          encoded: the inputs are features.
         """
-        features = self.encode(images, train)
+        features = inputs.astype(self.dtype) if encoded else self.encode(inputs, train)
         logits = self.label_logits(features, train)
-        if self.neighbours is not None and self.is_initializing():
-            self.preliminary(features)  # no loss needs it, but it makes the memory
         if self.decoder is None:
             return Outputs(logits, None)
         features = self.drop_channels(features, train)
@@ -163,84 +149,40 @@ class Network(nn.Module):
         return Outputs(logits, unrolled)
 
 
-def looks(config: ml_collections.ConfigDict) -> bool:
-    """Whether a row looks somewhere for each label, so that its predictions have attention maps."""
-    if config.head == "attention_lstm":
-        return config.decoder.use_attention
-    return config.head in LABEL_HEADS and config.head != "linear"
-
-
 def create_network(
     config: ml_collections.ConfigDict,
     num_labels: int,
+    *,
     axis_name: str | None = None,
-    frozen: bool = False,
     images: int = 0,
 ) -> Network:
     """The network of a validated, resolved config.
 
     Args:
-      config: fields as in `configs/common.py`.
+      config: fields as in `attn_lstm/fields.py`.
       num_labels: C.
-      axis_name: the mapped axis, when it will run inside a mapped training step.
-      frozen: the backbone does not learn in this stage of the training.
-      images: of the training split; needed by `init` for a row with neighbours.
+      axis_name: the mapped axis, where it will train inside a mapped step.
+      images: of the training split; needed by `init` for a head that remembers them.
     """
     dtype = jnp.dtype(config.dtype)
     backbone, preprocessing = _create_backbone(config.backbone, dtype, axis_name)
-    prior = _prior(config, num_labels)
+    start = prior(config, num_labels)
+    attributes = {
+        "link": jax.nn.softmax if config.loss == "softmax" else jax.nn.sigmoid,
+        **head_of(config).build(config, Sizes(num_labels, images, dtype, axis_name, start)),
+    }
     return Network(
         backbone=backbone,
-        decoder=_create_decoder(config, num_labels, dtype, axis_name),
         num_labels=num_labels,
         preprocessing=preprocessing,
-        frozen=frozen,
-        neighbours=(
-            Neighbours(num_labels, images, config.knn.neighbours) if config.head == "knn" else None
-        ),
-        set_head=create_set_head(config, num_labels, dtype, axis_name, prior),
-        link=jax.nn.softmax if config.loss == "softmax" else jax.nn.sigmoid,
+        frozen=config.backbone.frozen,
         freeze_norm=config.backbone.freeze_norm,
         dropout=config.decoder.dropout,
         feature_dropout=config.decoder.feature_dropout,
         dtype=dtype,
         axis_name=axis_name,
-        prior=prior,
-    )
-
-
-def _prior(config: ml_collections.ConfigDict, num_labels: int) -> float | None:
-    """Where the labels of M_map start under its loss; None for 1/C.
-
-    A loss for which wrong labels count less is at rest at a higher probability, and falls to it
-    along all weights at once: on 4,453 photographs the asymmetric one ended 1.5 points of mAP lower
-    from 1/C.
-    """
-    if config.loss not in ("asymmetric", "focal"):
-        return None
-    return best_constant(label_loss(config.loss, config), 1 / num_labels)
-
-
-def _create_decoder(
-    config: ml_collections.ConfigDict, num_labels: int, dtype: jnp.dtype, axis_name: str | None
-) -> SequenceDecoder | None:
-    if config.head in (*LABEL_HEADS, "knn"):
-        return None
-    shared = {
-        "num_labels": num_labels,
-        "hidden": config.decoder.hidden,
-        "dropout": config.decoder.dropout,
-        "dtype": dtype,
-        "axis_name": axis_name,
-    }
-    if config.head == "cnn_rnn":
-        return CnnRnn(embedding=config.decoder.embedding, **shared)
-    return Decoder(
-        attention=config.decoder.attention,
-        use_attention=config.decoder.use_attention,
-        initial_state=config.decoder.initial_state,
-        end_token=emits_end_token(config.order, config.decoder.target),
-        **shared,
+        prior=start,
+        **attributes,
     )
 
 

@@ -1,22 +1,19 @@
 """Heads that give all labels at once, in the place of M_map's linear layer on the mean region.
 
 Each takes features float[B,K,D] and returns logits float32[B,C] and where it looked for each
-label: float32[B,C,K], which sums to 1 over the regions.
+label: float32[B,C,K], which sums to 1 over the regions; `looks` says that it does.
 """
 
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from attn_lstm.models.initializers import label_prior
 from attn_lstm.models.transformer import DecoderLayer, EncoderLayer, layer_norm, sine_places
-
-# The heads whose logits are the row's whole prediction; 'linear' is M_map itself.
-LABEL_HEADS = ("linear", "query2label", "ml_decoder", "csra")
 
 # CSRA's softmax temperatures by the number of heads, as published; 99 stands for the maximum.
 TEMPERATURES = {
@@ -26,39 +23,6 @@ TEMPERATURES = {
     6: (1, 2, 3, 4, 5, 99),
     8: (1, 2, 3, 4, 5, 6, 7, 99),
 }
-
-
-def create_set_head(
-    config: ml_collections.ConfigDict,
-    num_labels: int,
-    dtype: jnp.dtype,
-    axis_name: str | None,
-    prior: float | None = None,
-) -> nn.Module | None:
-    """The set head of a validated config; None for the other heads.
-
-    Args:
-      prior: as in `initializers.label_prior`; CSRA has no biases.
-    """
-    sizes = config.set_head
-    if config.head == "csra":
-        return ResidualAttention(num_labels, TEMPERATURES[sizes.heads], sizes.residual, dtype)
-    shared = {
-        "num_labels": num_labels,
-        "hidden": sizes.hidden,
-        "heads": sizes.heads,
-        "feedforward": sizes.feedforward,
-        "layers": sizes.layers,
-        "dropout": sizes.dropout,
-        "dtype": dtype,
-        "axis_name": axis_name,
-        "prior": prior,
-    }
-    if config.head == "query2label":
-        return Query2Label(encoder_layers=sizes.encoder_layers, **shared)
-    if config.head == "ml_decoder":
-        return MLDecoder(groups=sizes.groups, **shared)
-    return None
 
 
 class _QueryHead(nn.Module):
@@ -84,6 +48,8 @@ class _QueryHead(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     prior: float | None = None
+
+    looks: ClassVar[bool] = True
 
     def _layer(self, kind: type, **attributes: bool) -> nn.Module:
         return kind(
@@ -197,6 +163,8 @@ class ResidualAttention(nn.Module):
     temperatures: tuple[int, ...]
     residual: float
     dtype: jnp.dtype = jnp.float32
+
+    looks: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, features: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:

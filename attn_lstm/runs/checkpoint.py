@@ -161,8 +161,9 @@ class Checkpoints:
         items = self._restore(step, wanted, mesh)
         variables, progress = items["variables"], items["progress"]
         if abstract.average is not None:
-            return TrainState(average=variables.pop("params"), **variables, **progress)
-        return TrainState(average=None, **variables, **progress)
+            return TrainState(average=variables.pop("params"), collections=variables, **progress)
+        params = variables.pop("params")
+        return TrainState(params=params, average=None, collections=variables, **progress)
 
     def restore_variables(self, step: int, abstract: PyTree, mesh: Mesh) -> PyTree:
         """`TrainState.variables` alone, on every device of the mesh; raises as `restore_state`."""

@@ -204,7 +204,7 @@ def _computed(
 ) -> Iterator[_Features]:
     """The features of the rows of the batches, in order, without the padding."""
     running = (
-        (batch.image_id, batch.mask, encode(batch.image))
+        (batch.image_id, batch.mask, encode(batch.inputs))
         for batch in parallel.prefetch(batches, mesh)
     )
     # The devices compute a batch while the one before it is taken from them and written.

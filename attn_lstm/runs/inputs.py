@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from attn_lstm.data.split import Batch, Split
-from attn_lstm.models.network import create_network
+from attn_lstm.rows import Row
 from attn_lstm.runs.features import ensure_features
 
 if TYPE_CHECKING:
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 class Inputs:
     """The batches of one split, on this host.
 
-    With a frozen backbone and `config.cache.views` above 0 its features are computed first, as far
-    as they are not kept in `config.cache.path` yet, and batches hold them in the place of images.
+    For a row that reads features (`Row.encoded`) they are computed first, as far as they are not
+    kept in `config.cache.path` yet, and batches hold them in the place of images.
 
     Args:
       config: resolved.
+      row: of the config.
       split: whose images.
       variables: of the network, on any devices.
       directory: the work directory.
@@ -36,6 +37,7 @@ class Inputs:
     def __init__(
         self,
         config: ml_collections.ConfigDict,
+        row: Row,
         split: Split,
         variables: dict,
         directory: Path,
@@ -46,10 +48,10 @@ class Inputs:
     ):
         self._config, self._split = config, split
         self._stores: tuple[FeatureStore, ...] = ()
-        if config.backbone.frozen and config.cache.views:
+        if row.encoded:
             self._stores = ensure_features(
                 config,
-                create_network(config, split.labels.shape[1], frozen=True),
+                row.network,
                 variables,
                 split,
                 Path(config.cache.path or directory / "features"),

@@ -4,17 +4,16 @@ import dataclasses
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
 from attn_lstm.config import validate
 from attn_lstm.errors import UserError
-from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.measures.thresholds import DEFAULT_THRESHOLD, Threshold
-from attn_lstm.models.network import create_network
+from attn_lstm.rows import Row, create_row
 from attn_lstm.runs import tuned, workdir
 from attn_lstm.runs.checkpoint import Checkpoints
+from attn_lstm.runs.state import init_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +21,7 @@ class Opened:
     """A checkpoint of a work directory, ready to predict."""
 
     config: ml_collections.ConfigDict
+    row: Row
     table: workdir.LabelTable
     step: int
     variables: dict  # on every device of the mesh
@@ -44,13 +44,10 @@ def open_checkpoint(
     """
     validate(config, mesh.size)
     table = workdir.load_labels(directory)
-    network = create_network(config, len(table.names), images=table.images)
-    size = config.data.image_size
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    row = create_row(config, len(table.names), images=table.images)
     abstract = jax.eval_shape(
-        lambda x: network.init(jax.random.key(0), x, emit_most_confident, steps=1), images
+        lambda: init_variables(row.network, config.data.image_size, jax.random.key(0))
     )
-    abstract = {"batch_stats": {}, **abstract}
     folders = (
         ("best",) if step == "best" else ("latest",) if step == "latest" else ("latest", "best")
     )
@@ -67,7 +64,7 @@ def open_checkpoint(
                 )
                 variables = checkpoints.restore_variables(number, abstract, mesh)
                 fingerprint = checkpoints.meta(number)["fingerprint"]
-                return Opened(config, table, number, variables, fingerprint)
+                return Opened(config, row, table, number, variables, fingerprint)
         finally:
             checkpoints.close()
     raise UserError(

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
@@ -15,31 +14,14 @@ from attn_lstm import parallel
 from attn_lstm.data.split import Batch
 from attn_lstm.decision import Prediction, observe, predict
 from attn_lstm.measures.predictions import Predictions
-from attn_lstm.models.network import Network, create_network
 from attn_lstm.objective import image_losses
 from attn_lstm.parallel import REPLICATED, SPLIT, SPLIT_SECOND
+from attn_lstm.rows import Row
 
-Search = Callable[[dict, jax.Array, jax.Array | float], Prediction]
 EvalStep = Callable[..., tuple[Prediction, dict[str, jax.Array]]]
 
 
-def make_search(config: ml_collections.ConfigDict, network: Network) -> Search:
-    """`search(variables, images, threshold)`, the predictions of one device's images.
-
-    Args:
-      config, network: of the run; images, or features in their place, are as `Network.encode`
-        takes them. The threshold, float32[] or float32[C], may be traced.
-    """
-
-    def search(variables: dict, images: jax.Array, threshold: jax.Array | float) -> Prediction:
-        features = network.apply(variables, images, method="encode")
-        seen = observe(config, network, variables, features)
-        return predict(config, network, variables, seen, threshold)
-
-    return search
-
-
-def make_eval_step(config: ml_collections.ConfigDict, network: Network) -> EvalStep:
+def make_eval_step(row: Row) -> EvalStep:
     """`step(variables, batch, rank, thresholds float32[G] or [G,C])`, to be mapped over `AXIS`.
 
     Returns predictions with one more leading axis G, one decision a threshold on what was computed
@@ -47,21 +29,25 @@ def make_eval_step(config: ml_collections.ConfigDict, network: Network) -> EvalS
     """
 
     def step(
-        variables: dict, batch: Any, rank: jax.Array, thresholds: jax.Array
+        variables: dict[str, Any], batch: Any, rank: jax.Array, thresholds: jax.Array
     ) -> tuple[Prediction, dict[str, jax.Array]]:
-        features = network.apply(variables, batch.image, method="encode")
-        # Where the row feeds itself, the losses need the greedy pass too: XLA makes it once.
-        parts, _ = image_losses(config, network, variables, features, batch.labels, rank)
-        seen = observe(config, network, variables, features)
-        return jax.lax.map(partial(predict, config, network, variables, seen), thresholds), parts
+        features, parts = row.features(variables, batch.inputs), {}
+        if row.objective.parts:
+            # Where the row feeds itself, the losses need the greedy pass too: XLA makes it once.
+            parts, _ = image_losses(
+                row.objective, row.network, variables, features, batch.labels, rank, encoded=True
+            )
+        seen = observe(row.decision, row.network, variables, features)
+        decide = partial(predict, row.decision, row.network, variables, seen)
+        return jax.lax.map(decide, thresholds), parts
 
     return step
 
 
-def map_eval_step(config: ml_collections.ConfigDict, num_labels: int, mesh: Mesh) -> EvalStep:
-    """The evaluation step of a config, compiled over the mesh."""
+def map_eval_step(row: Row, mesh: Mesh) -> EvalStep:
+    """The evaluation step of a row, compiled over the mesh."""
     return parallel.map_over_devices(
-        make_eval_step(config, create_network(config, num_labels)),
+        make_eval_step(row),
         mesh,
         in_specs=(REPLICATED, SPLIT, REPLICATED, REPLICATED),
         out_specs=(SPLIT_SECOND, SPLIT),
@@ -160,7 +146,7 @@ def _run(
             peaks, regions = prediction.attention.argmax(-1), prediction.attention.shape[-1]
             maps = prediction.attention.astype(jnp.float16) if keep_maps else None
         prediction = prediction.replace(attention=None)
-        truth = batch._replace(image=None)
+        truth = batch._replace(inputs=None)
         kept.append(parallel.gather((prediction, peaks, maps, losses, truth)))
     if not kept:
         raise ValueError("no batches: there is nothing to evaluate")

@@ -30,21 +30,19 @@ class TrainState:
 
     step: jax.Array  # int32[], finished updates, those that were left out among them
     params: PyTree  # float32
-    batch_stats: PyTree  # float32
+    # The network's other variables: 'batch_stats', and what a row that remembers images keeps.
+    collections: dict[str, PyTree]
     opt_state: PyTree
     average: PyTree | None  # float32, of params; None without config.ema and config.swa
     # Sums over the images since the last log line, so that a resumed run logs the same means.
     totals: dict[str, jax.Array]  # float32[] each, 'images' among them
     left_out: LeftOut
-    # What the row knn remembers of the training images; None for the rows that learn.
-    memory: PyTree | None = None
 
     @property
     def variables(self) -> dict[str, PyTree]:
         """What is evaluated and used: the average where there is one."""
         params = self.params if self.average is None else self.average
-        variables = {"params": params, "batch_stats": self.batch_stats}
-        return variables if self.memory is None else {**variables, "memory": self.memory}
+        return {"params": params, **self.collections}
 
 
 def create_state(
@@ -57,14 +55,13 @@ def create_state(
     loss_names: tuple[str, ...],
 ) -> TrainState:
     """Random parameters from `seed`, zero steps; pure, to be jitted by the caller."""
-    images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
-    variables = network.init(jax.random.key(seed), images, emit_most_confident, steps=1)
-    params = variables["params"]
+    collections = init_variables(network, image_size, jax.random.key(seed))
+    params = collections.pop("params")
     learned, _ = learned_and_resting(params, frozen)
     return TrainState(
         step=jnp.int32(0),
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
+        collections=collections,
         opt_state=optimizer.init(learned),
         average=jax.tree.map(jnp.copy, params) if averaged else None,
         totals={name: jnp.float32(0) for name in (*loss_names, "images")},
@@ -74,8 +71,13 @@ def create_state(
             losses={name: jnp.float32(0) for name in loss_names},
             norms={name: jnp.float32(0) for name in learned},
         ),
-        memory=variables.get("memory"),
     )
+
+
+def init_variables(network: Network, image_size: int, key: jax.Array) -> dict[str, PyTree]:
+    """Random variables of a network for square images of so many pixels, by collection."""
+    images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+    return {"batch_stats": {}, **network.init(key, images, emit_most_confident, steps=1)}
 
 
 def learned_and_resting(params: PyTree, frozen: bool) -> tuple[PyTree, PyTree]:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +21,8 @@ from attn_lstm import parallel
 from attn_lstm.decision import Prediction
 from attn_lstm.errors import UserError
 from attn_lstm.measures.calibration import Calibration
-from attn_lstm.models.network import create_network, looks
 from attn_lstm.parallel import REPLICATED, SPLIT
 from attn_lstm.runs.opened import Opened, find_threshold, open_checkpoint
-from attn_lstm.runs.split_pass import make_search
 from attn_lstm.runs.tuned import load_calibration
 from attn_lstm.runs.workdir import load_config
 
@@ -127,9 +125,14 @@ class Model:
         self.threshold = threshold
         self.threshold_origin = threshold_origin
         self.calibration = calibration
-        self.attends = looks(self.config)
+        self.attends = opened.row.attends
         self._opened, self._mesh = opened, mesh
-        self._search = _map_search(opened, mesh)
+        self._search = parallel.map_over_devices(
+            opened.row.search,
+            mesh,
+            in_specs=(REPLICATED, SPLIT, REPLICATED),
+            out_specs=SPLIT,
+        )
 
     def predict(
         self, images: Iterable[ImageLike], batch_size: int | None = None
@@ -238,17 +241,6 @@ class Model:
             ),
             scores=scores,
         )
-
-
-def _map_search(opened: Opened, mesh: Mesh) -> Callable[..., Prediction]:
-    """`search(variables, images uint8[B,S,S,3], threshold float32[] or [C]) -> Prediction`."""
-    network = create_network(opened.config, len(opened.table.names))
-    return parallel.map_over_devices(
-        make_search(opened.config, network),
-        mesh,
-        in_specs=(REPLICATED, SPLIT, REPLICATED),
-        out_specs=SPLIT,
-    )
 
 
 def _whole(rows: int, devices: int) -> int:

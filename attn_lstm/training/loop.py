@@ -1,10 +1,8 @@
 """The run: batch → step → log → save → validate, until the last step."""
 
 import contextlib
-import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +14,25 @@ from jax.sharding import Mesh
 from attn_lstm import parallel, storage, weights
 from attn_lstm.config import PLACES, flatten, resolve, validate
 from attn_lstm.data import load_split
-from attn_lstm.data.split import Batch, Split
+from attn_lstm.data.split import Split
 from attn_lstm.data.statistics import label_statistics
 from attn_lstm.errors import UserError
 from attn_lstm.measures import summary, thresholds
-from attn_lstm.models.network import create_network
-from attn_lstm.objective import loss_names
 from attn_lstm.ordering import frequency_rank
-from attn_lstm.parallel import AXIS, REPLICATED, SPLIT
+from attn_lstm.parallel import REPLICATED
+from attn_lstm.rows import create_row
 from attn_lstm.runs import split_pass, workdir
 from attn_lstm.runs.checkpoint import Checkpoints
 from attn_lstm.runs.inputs import Inputs
 from attn_lstm.runs.state import TrainState, create_state
-from attn_lstm.training import memorise, nonfinite
+from attn_lstm.training import nonfinite
 from attn_lstm.training.console import Clock, Console, Progress, device_memory
+from attn_lstm.training.descent import Descent
+from attn_lstm.training.fit import Fit, Pieces
+from attn_lstm.training.memorise import Memory
 from attn_lstm.training.optimizer import create_optimizer, create_schedule
 from attn_lstm.training.samples import Samples
-from attn_lstm.training.step import make_train_step, permitted_to_leave_out
+from attn_lstm.training.step import permitted_to_leave_out
 from attn_lstm.training.stop import Stop, Stopped
 from attn_lstm.training.writers import Writers
 
@@ -115,6 +115,9 @@ def label_table(split: Split) -> workdir.LabelTable:
     return workdir.LabelTable(split.dataset, split.label_names, counts, len(split))
 
 
+FITS: dict[str, type[Fit]] = {"descent": Descent, "memory": Memory}  # by `heads.Head.fit`
+
+
 class Run:
     """The pieces of one run, and its loop."""
 
@@ -138,21 +141,22 @@ class Run:
             # A backbone that starts from random parameters learns as fast as the head.
             scale=config.optimizer.backbone_scale if config.backbone.weights else 1.0,
         )
-        self.num_labels = len(table.names)
-        self.last_step = 1 if config.head == "knn" else config.train.steps
-        self.eval_step = split_pass.map_eval_step(config, len(table.names), mesh)
+        self.row = create_row(config, len(table.names), images=table.images)
+        self.fit = FITS[self.row.fit]
+        self.last_step = self.fit.last_step(config)
+        self.eval_step = split_pass.map_eval_step(self.row, mesh)
         self.meta = {"dataset": table.dataset, "labels": list(table.names)}
         self.meta["fingerprint"] = splits["train"].fingerprint
 
         def create() -> TrainState:
             return create_state(
-                create_network(config, self.num_labels, images=table.images),
+                self.row.network,
                 self.optimizer,
                 config.data.image_size,
                 config.seed,
                 config.backbone.frozen,
                 config.ema.decay > 0 or config.swa.start_step > 0,
-                loss_names(config),
+                self.row.objective.parts,
             )
 
         self.latest = Checkpoints(directory / "checkpoints" / "latest", config.train.keep)
@@ -183,10 +187,11 @@ class Run:
         self.inputs = {
             name: Inputs(
                 config,
+                self.row,
                 split,
                 self.state.variables,
                 directory,
-                views=config.cache.views if name == "train" and config.head != "knn" else 1,
+                views=self.fit.views(config) if name == "train" else 1,
                 say=self.console.say,
                 check=self.stop.check,
             )
@@ -209,18 +214,15 @@ class Run:
             and parallel.from_first_host(self.writers.needs_validation(step))
         ):
             self.validate(step)  # stopped between its save and its validation
-        if config.head == "knn" and not step:
-            step = self.memorise()
         clock = Clock(config.train.batch_size, config.train.steps)
         clock.start(step)
-        batches = parallel.prefetch(self.inputs["train"].training(step), self.mesh)
+        update = self.start(step)
         if step < self.last_step and self.stop.asked():
             raise Stopped
         asked = False
         with self.console.moving(step):
             while step < self.last_step and not asked:
-                train_step = self.train_step(self._frozen(step))
-                self.state = train_step(self.state, next(batches), self.rank)
+                self.state = update(self.state, step)
                 step += 1
                 self.console.advance(step)
                 asked = self.stop.asked()
@@ -242,26 +244,20 @@ class Run:
         self.console.say("done" if done else f"stopped at step {step}; saved, start again to go on")
         return done
 
-    def memorise(self) -> int:
-        """The one update of the row knn: remembers the training images, saves and validates."""
-        memory = memorise.fit(
+    def start(self, step: int) -> Fit:
+        """The updates from `step` finished ones on."""
+        pieces = Pieces(
             self.config,
-            {"params": self.state.params, "batch_stats": self.state.batch_stats},
-            self.splits["train"],
-            self._checked(self.inputs["train"].evaluation()),
-            self.inputs["validation"].evaluation(),
+            self.row,
+            self.optimizer,
             self.mesh,
-            self.console.say,
+            self.splits,
+            self.inputs,
+            self.rank,
+            say=self.console.say,
+            check=self.stop.check,
         )
-        self.state = self.state.replace(step=self.state.step + 1, memory=memory)
-        self.latest.save(self.state, self.meta)
-        self.validate(self.last_step)
-        return self.last_step
-
-    def _checked(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            self.stop.check()
-            yield batch
+        return self.fit(pieces, step)
 
     def _opening(self, step: int) -> str:
         sizes = ", ".join(f"{len(s)} {name}" for name, s in self.splits.items())
@@ -271,21 +267,6 @@ class Run:
             f"{parameters:,} parameters, {self.mesh.size} {jax.default_backend()} device(s)"
             + (f" of {jax.process_count()} processes, " if jax.process_count() > 1 else ", ")
             + (f"going on from step {step}" if step else "from the start")
-        )
-
-    def _frozen(self, step: int) -> bool:
-        """Whether the backbone rests in the update that follows `step` finished ones."""
-        return self.config.backbone.frozen or step < self.config.backbone.unfreeze_step
-
-    @functools.cache  # noqa: B019  a run lives as long as its process
-    def train_step(self, frozen: bool) -> Callable[..., TrainState]:
-        network = create_network(self.config, self.num_labels, AXIS, frozen)
-        return parallel.map_over_devices(
-            make_train_step(self.config, network, self.optimizer),
-            self.mesh,
-            in_specs=(REPLICATED, SPLIT, REPLICATED),
-            out_specs=REPLICATED,
-            donate=(0,),
         )
 
     def _saves(self, step: int) -> bool:
@@ -370,7 +351,7 @@ class Run:
         self.console.say(
             f"step {step}/{self.last_step}  validation: "
             + "  ".join(f"{n} {figures[n]:.1f}" for n in ("C-F1", "O-F1", "mAP"))
-            + (f"  loss {figures['loss']:.3f}" if loss_names(self.config) else "")
+            + (f"  loss {figures['loss']:.3f}" if self.row.objective.parts else "")
         )
 
     def close(self) -> None:
@@ -395,6 +376,9 @@ def with_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> Tra
 
     return state.replace(
         params=put(state.params, "params"),
-        batch_stats=put(state.batch_stats, "batch_stats"),
+        collections={
+            **state.collections,
+            "batch_stats": put(state.collections["batch_stats"], "batch_stats"),
+        },
         average=state.average and put(state.average, "params"),
     )

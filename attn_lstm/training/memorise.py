@@ -1,130 +1,136 @@
-"""The row that learns by heart: the features of the training split, and how many to ask."""
+"""Fitting a row by heart: the features of the training split, and how many neighbours to ask."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jax.sharding import Mesh
 
 from attn_lstm import parallel
-from attn_lstm.data.split import Batch, Split
+from attn_lstm.data.split import Batch
 from attn_lstm.decision import Prediction
 from attn_lstm.errors import UserError
 from attn_lstm.measures import thresholds
 from attn_lstm.models.knn import CANDIDATES, describe
-from attn_lstm.models.network import create_network
 from attn_lstm.parallel import REPLICATED, SPLIT, SPLIT_SECOND
 from attn_lstm.runs import split_pass
+from attn_lstm.runs.state import TrainState
+from attn_lstm.training.fit import Pieces
 
 PyTree = Any
 
 
-def fit(
-    config: ml_collections.ConfigDict,
-    variables: dict[str, PyTree],
-    split: Split,
-    training: Iterable[Batch],
-    validation: Iterable[Batch],
-    mesh: Mesh,
-    say: Callable[[str], None],
-) -> PyTree:
-    """The collection 'memory' of the network, on every device of the mesh.
+class Memory:
+    """One look at the training images, which are kept (a `fit.Fit`).
 
-    Args:
-      config: resolved; k is `config.knn.neighbours`, or where that is 0 the candidate with the
-        largest mean of C-F1 and O-F1 on the validation split.
-      variables: the network's other collections.
-      split: whose N images are remembered.
-      training: this host's batches of that split, each image once; validation: of the split that
-        k is chosen on.
-      mesh: of all devices.
-      say: gets a line on the choice.
-
-    Raises:
-      UserError: no training image could be read.
+    k is `config.knn.neighbours`, or where that is 0 the candidate with the largest mean of C-F1 and
+    O-F1 on the validation split.
     """
-    features, known = _describe_images(config, variables, split, training, mesh)
-    memory = {
-        "features": features,
-        "labels": split.labels,
-        "known": known,
-        "count": np.int32(config.knn.neighbours),
-    }
-    memory = parallel.replicate(memory, mesh)
-    if not config.knn.neighbours:
-        variables = {**variables, "memory": {"neighbours": memory}}
-        counts = sorted({min(count, int(known.sum())) for count in CANDIDATES})
+
+    def __init__(self, pieces: Pieces, step: int):
+        self._pieces = pieces
+
+    def __call__(self, state: TrainState, step: int) -> TrainState:
+        """The one update.
+
+        Raises:
+          UserError: no training image could be read.
+        """
+        pieces, count = self._pieces, self._pieces.config.knn.neighbours
+        features, known = self._describe_images(state.variables)
+        memory = {
+            "features": features,
+            "labels": pieces.splits["train"].labels,
+            "known": known,
+            "count": np.int32(count),
+        }
+        memory = parallel.replicate(memory, pieces.mesh)
+        if not count:
+            variables = {**state.variables, "memory": {"neighbours": memory}}
+            counts = sorted({min(count, int(known.sum())) for count in CANDIDATES})
+            memory["count"] = parallel.replicate(
+                np.int32(self._choose(variables, counts)), pieces.mesh
+            )
+        collections = {**state.collections, "memory": {"neighbours": memory}}
+        return state.replace(step=state.step + 1, collections=collections)
+
+    def _describe_images(self, variables: dict[str, PyTree]) -> tuple[np.ndarray, np.ndarray]:
+        """Host arrays float32[N,D], as `describe` makes them, and bool[N], which could be read."""
+        row, mesh, split = self._pieces.row, self._pieces.mesh, self._pieces.splits["train"]
+
+        def step(variables: dict[str, PyTree], inputs: jax.Array) -> jax.Array:
+            return describe(row.features(variables, inputs))
+
+        mapped = parallel.map_over_devices(
+            step, mesh, in_specs=(REPLICATED, SPLIT), out_specs=SPLIT
+        )
+        features, known = None, np.zeros(len(split), bool)
+        batches = self._checked(self._pieces.inputs["train"].evaluation())
+        for batch in parallel.prefetch(batches, mesh):
+            described = mapped(variables, batch.inputs)
+            described, mask, rows = parallel.gather((described, batch.mask, batch.image_id))
+            if features is None:
+                features = np.zeros((len(split), described.shape[1]), np.float32)
+            features[rows[mask]] = described[mask]
+            known[rows[mask]] = True
+        if features is None or not known.any():
+            raise UserError(
+                f"none of the {len(split)} images of {split.dataset} {split.name} could be read: "
+                "there is nothing to carry labels over from"
+            )
+        return features, known
+
+    def _checked(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._pieces.check()
+            yield batch
+
+    def _choose(self, variables: dict[str, PyTree], counts: list[int]) -> int:
+        """The best k of some on the validation split."""
+        pieces = self._pieces
         candidates = split_pass.predict_split(
-            _counts_step(config, split.labels.shape[1], mesh),
+            self._counts_step(),
             variables,
-            validation,
-            jnp.zeros(split.labels.shape[1]),
+            pieces.inputs["validation"].evaluation(),
+            pieces.rank,
             counts,
-            mesh,
+            pieces.mesh,
         )
         count = counts[thresholds.choose(candidates)]
-        say(f"k = {count} has the best validation figures of {', '.join(map(str, counts))}")
-        memory["count"] = parallel.replicate(np.int32(count), mesh)
-    return {"neighbours": memory}
+        tried = ", ".join(map(str, counts))
+        pieces.say(f"k = {count} has the best validation figures of {tried}")
+        return count
 
+    def _counts_step(self) -> split_pass.EvalStep:
+        """As `split_pass.map_eval_step`, with candidates for k in the place of thresholds."""
+        row = self._pieces.row
+        threshold = thresholds.threshold_or_default(self._pieces.config.search.threshold)
 
-def _describe_images(
-    config: ml_collections.ConfigDict,
-    variables: dict[str, PyTree],
-    split: Split,
-    batches: Iterable[Batch],
-    mesh: Mesh,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Host arrays float32[N,D], as `describe` makes them, and bool[N], which could be read."""
-    network = create_network(config, split.labels.shape[1])
+        def step(
+            variables: dict[str, PyTree], batch: Batch, rank: jax.Array, counts: jax.Array
+        ) -> tuple[Prediction, dict[str, jax.Array]]:
+            features = row.features(variables, batch.inputs)
+            memory = variables["memory"]["neighbours"]
 
-    def step(variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
-        return describe(network.apply(variables, images, method="encode"))
+            def predict_with(count: jax.Array) -> Prediction:
+                remembering = {**variables, "memory": {"neighbours": {**memory, "count": count}}}
+                return row.decide(remembering, features, threshold)
 
-    mapped = parallel.map_over_devices(step, mesh, in_specs=(REPLICATED, SPLIT), out_specs=SPLIT)
-    features, known = None, np.zeros(len(split), bool)
-    for batch in parallel.prefetch(batches, mesh):
-        described = mapped(variables, batch.image)
-        described, mask, rows = parallel.gather((described, batch.mask, batch.image_id))
-        if features is None:
-            features = np.zeros((len(split), described.shape[1]), np.float32)
-        features[rows[mask]] = described[mask]
-        known[rows[mask]] = True
-    if features is None or not known.any():
-        raise UserError(
-            f"none of the {len(split)} images of {split.dataset} {split.name} could be read: "
-            "there is nothing to carry labels over from"
+            # Mapped at once: the search for neighbours knows nothing of k, and is done once.
+            return jax.vmap(predict_with)(counts), {}
+
+        return parallel.map_over_devices(
+            step,
+            self._pieces.mesh,
+            in_specs=(REPLICATED, SPLIT, REPLICATED, REPLICATED),
+            out_specs=(SPLIT_SECOND, SPLIT),
         )
-    return features, known
 
+    @staticmethod
+    def last_step(config: ml_collections.ConfigDict) -> int:
+        return 1
 
-def _counts_step(
-    config: ml_collections.ConfigDict, num_labels: int, mesh: Mesh
-) -> split_pass.EvalStep:
-    """As `split_pass.map_eval_step` makes it, with candidates for k in the place of thresholds."""
-    network = create_network(config, num_labels)
-    search = split_pass.make_search(config, network)
-    threshold = thresholds.threshold_or_default(config.search.threshold)
-
-    def step(
-        variables: dict[str, PyTree], batch: Batch, rank: jax.Array, counts: jax.Array
-    ) -> tuple[Prediction, dict[str, jax.Array]]:
-        features = network.apply(variables, batch.image, method="encode")
-        memory = variables["memory"]["neighbours"]
-
-        def predict_with(count: jax.Array) -> Prediction:
-            remembering = {**variables, "memory": {"neighbours": {**memory, "count": count}}}
-            return search(remembering, features, threshold)
-
-        # Mapped at once: the search for neighbours knows nothing of k, and is done once for all.
-        return jax.vmap(predict_with)(counts), {}
-
-    return parallel.map_over_devices(
-        step,
-        mesh,
-        in_specs=(REPLICATED, SPLIT, REPLICATED, REPLICATED),
-        out_specs=(SPLIT_SECOND, SPLIT),
-    )
+    @staticmethod
+    def views(config: ml_collections.ConfigDict) -> int:
+        return 1

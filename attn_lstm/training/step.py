@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from attn_lstm.models.network import Network
 from attn_lstm.objective import image_losses
 from attn_lstm.parallel import AXIS
+from attn_lstm.rows import Row
 from attn_lstm.runs.state import LeftOut, TrainState, learned_and_resting
 
 PyTree = Any
@@ -24,15 +24,24 @@ def permitted_to_leave_out(config: ml_collections.ConfigDict) -> int:
 
 def make_train_step(
     config: ml_collections.ConfigDict,
-    network: Network,
+    row: Row,
     optimizer: optax.GradientTransformation,
+    *,
+    frozen: bool,
 ) -> Callable[..., TrainState]:
     """`step(state, batch, rank) -> state`, to be mapped over the axis `AXIS`.
+
+    Args:
+      config: resolved; its seed, averages and what it permits to leave out are used.
+      row: what learns.
+      optimizer: of what learns.
+      frozen: the backbone rests in this stage of the training.
 
     An update with anything in it that is not finite changes nothing but the step, and is noted in
     `state.left_out`. Behind one more than the run may leave out no update changes anything, so that
     the note says what ended it.
     """
+    network = row.network.clone(frozen=frozen)
 
     def step(state: TrainState, batch: Any, rank: jax.Array) -> TrainState:
         dropout = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -42,20 +51,19 @@ def make_train_step(
         before, resting = learned_and_resting(state.params, config.backbone.frozen)
 
         def loss(learned: Any) -> tuple[jax.Array, Any]:
-            parts, updates = image_losses(
-                config,
+            parts, batch_stats = image_losses(
+                row.objective,
                 network,
-                {"params": {**learned, **resting}, "batch_stats": state.batch_stats},
-                batch.image,
+                {"params": {**learned, **resting}, **state.collections},
+                batch.inputs,
                 batch.labels,
                 rank,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": dropout},
+                encoded=row.encoded,
+                dropout=dropout,
             )
             sums = {name: jnp.where(batch.mask, part, 0.0).sum() for name, part in parts.items()}
             # This device's share of the mean over the global batch; gradients are summed below.
-            return sum(sums.values()) / images, (sums, updates.get("batch_stats", {}))
+            return sum(sums.values()) / images, (sums, batch_stats)
 
         gradients, (sums, batch_stats) = jax.grad(loss, has_aux=True)(before)
         gradients, sums = jax.lax.psum((gradients, sums), AXIS)
@@ -63,8 +71,10 @@ def make_train_step(
         learned = optax.apply_updates(before, updates)
         changed = {"params": learned, "opt_state": opt_state, "batch_stats": batch_stats}
         unchanged = {
-            "params": before, "opt_state": state.opt_state, "batch_stats": state.batch_stats
-        }  # fmt: skip
+            "params": before,
+            "opt_state": state.opt_state,
+            "batch_stats": state.collections["batch_stats"],
+        }
         if state.average is not None:
             # Of what learns only: averaging a resting value with itself would round it.
             unchanged["average"] = {name: state.average[name] for name in learned}
@@ -81,9 +91,11 @@ def make_train_step(
         chosen = _choose(finite & going_on, changed, unchanged)
         for name in {"params", "average"} & {*chosen}:
             chosen[name] = {**chosen[name], **resting}
+        collections = {**state.collections, "batch_stats": chosen.pop("batch_stats")}
         left_out = LeftOut(state.left_out.count + 1, state.step + 1, losses, norms)
         return state.replace(
             **chosen,
+            collections=collections,
             step=state.step + 1,
             left_out=_choose(~finite & going_on, left_out, state.left_out),
         )

@@ -239,7 +239,7 @@ def test_an_epoch_takes_its_view(numbers, two_views):
     batches = feature_train_batches(numbers, two_views, **COMMON, seed=0, start_step=0)
     position = 0
     for batch in itertools.islice(batches, 3 * N // 4):
-        for row, features in zip(batch.image_id, batch.image, strict=True):
+        for row, features in zip(batch.image_id, batch.inputs, strict=True):
             view = position // N % 2
             np.testing.assert_array_equal(features, features_of(row, view))
             position += 1
@@ -259,11 +259,11 @@ def test_evaluation_sees_each_row_once_over_all_hosts(store_of, numbers, n, per_
         for batch in batches:
             rows = batch.image_id[batch.mask]
             seen += rows.tolist()
-            assert batch.image.shape == (per_host, *SHAPE)
-            for row, features in zip(rows, batch.image[batch.mask], strict=True):
+            assert batch.inputs.shape == (per_host, *SHAPE)
+            for row, features in zip(rows, batch.inputs[batch.mask], strict=True):
                 np.testing.assert_array_equal(features, features_of(row))
             assert (batch.image_id[~batch.mask] == -1).all()
-            assert not batch.image[~batch.mask].any()
+            assert not batch.inputs[~batch.mask].any()
             assert not batch.labels[~batch.mask].any()
     assert sorted(seen) == list(range(n))
 
@@ -281,7 +281,7 @@ def test_a_missing_image_is_masked_or_named(numbers, tmp_path):
     for batch in itertools.islice(batches, 16):
         np.testing.assert_array_equal(batch.mask, ~np.isin(batch.image_id, (5, 17)))
         np.testing.assert_array_equal(batch.labels, numbers.labels[batch.image_id])
-        assert not batch.image[~batch.mask].any()
+        assert not batch.inputs[~batch.mask].any()
     assert set(batches.bad) == {5, 17}
     assert str(store.path(2)) in batches.bad[17]
     with pytest.raises(UserError, match=numbers.images.name(5)) as caught:
@@ -318,12 +318,12 @@ def test_a_view_shows_the_images_of_its_epoch(numbers, tmp_path):
     batches = list(view_batches(split, rows, batch_size=3, epoch=2, **arguments))
     ids = np.concatenate([batch.image_id for batch in batches])
     np.testing.assert_array_equal(ids, [*rows, -1])
-    images = dict(zip(epoch.image_id.tolist(), epoch.image, strict=True))
+    images = dict(zip(epoch.image_id.tolist(), epoch.inputs, strict=True))
     for row, image in zip(
-        ids[:5].tolist(), np.concatenate([b.image for b in batches]), strict=False
+        ids[:5].tolist(), np.concatenate([b.inputs for b in batches]), strict=False
     ):
         np.testing.assert_array_equal(image, images[row])
-    assert not batches[-1].image[-1].any() and not batches[-1].mask[-1]
+    assert not batches[-1].inputs[-1].any() and not batches[-1].mask[-1]
 
 
 def test_the_plain_view_is_what_evaluation_sees(numbers):

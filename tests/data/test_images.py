@@ -42,7 +42,7 @@ def test_files_give_the_pixels_of_evaluation(files, rule):
         split, batch_size=len(files), image_size=32, resize=rule, on_bad_image="error",
         process_index=0, process_count=1,
     )  # fmt: skip
-    for path, expected in zip(files, batch.image, strict=True):
+    for path, expected in zip(files, batch.inputs, strict=True):
         np.testing.assert_array_equal(resized(read_image(path), 32, rule), expected, path.name)
 
 

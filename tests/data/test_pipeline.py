@@ -141,10 +141,10 @@ def test_a_training_batch_holds_the_rows_of_its_step(numbers):
         rows = training_rows(len(numbers), 4, 0, step)
         np.testing.assert_array_equal(batch.image_id, rows)
         np.testing.assert_array_equal(batch.labels, numbers.labels[rows])
-        np.testing.assert_array_equal(batch.image[:, 0, 0, 0], rows)
+        np.testing.assert_array_equal(batch.inputs[:, 0, 0, 0], rows)
         assert batch.mask.all()
         assert [field.dtype for field in batch] == [np.uint8, np.float32, np.bool_, np.int32]
-        assert batch.image.shape == (4, SIZE, SIZE, 3)
+        assert batch.inputs.shape == (4, SIZE, SIZE, 3)
 
 
 AUGMENT = Augment(flip=True, crop_scale=(0.3, 1.0), randaugment_layers=1, cutout=3)
@@ -182,7 +182,7 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(numbers):
     def seen(batches, count):
         images = {}
         for step, batch in enumerate(itertools.islice(batches, count)):
-            for place, (row, image) in enumerate(zip(batch.image_id, batch.image, strict=True)):
+            for place, (row, image) in enumerate(zip(batch.image_id, batch.inputs, strict=True)):
                 images[(step * len(batch.mask) + place) // 30, int(row)] = image
         return images
 
@@ -240,13 +240,13 @@ def test_evaluation_sees_each_image_once_over_all_hosts(numbers, n, batch_size, 
         )
         steps.add(len(batches))
         for batch in batches:
-            assert batch.image.shape == (batch_size // hosts, SIZE, SIZE, 3)
+            assert batch.inputs.shape == (batch_size // hosts, SIZE, SIZE, 3)
             rows = batch.image_id[batch.mask]
             seen += rows.tolist()
-            np.testing.assert_array_equal(batch.image[batch.mask][:, 0, 0, 0], rows)
+            np.testing.assert_array_equal(batch.inputs[batch.mask][:, 0, 0, 0], rows)
             np.testing.assert_array_equal(batch.labels[batch.mask], split.labels[rows])
             assert (batch.image_id[~batch.mask] == -1).all()
-            assert not batch.image[~batch.mask].any()
+            assert not batch.inputs[~batch.mask].any()
             assert not batch.labels[~batch.mask].any()
     assert sorted(seen) == list(range(n))
     assert steps == {eval_steps(n, batch_size)}
@@ -282,8 +282,8 @@ def test_skipping_masks_the_bad_images_and_moves_no_other(numbers, damaged, capl
             np.testing.assert_array_equal(batch.labels, expected.labels)
             bad = np.isin(batch.image_id, (3, 17, 25))
             np.testing.assert_array_equal(batch.mask, ~bad)
-            np.testing.assert_array_equal(batch.image[~bad], expected.image[~bad])
-            assert not batch.image[bad].any()
+            np.testing.assert_array_equal(batch.inputs[~bad], expected.inputs[~bad])
+            assert not batch.inputs[bad].any()
     assert set(skipping.bad) == {3, 17, 25}
     for row, count in zip(skipping.bad, (1, 2, 3), strict=True):
         lines = [
@@ -306,7 +306,7 @@ def test_images_beyond_the_limit_of_pixels_are_bad_images(numbers, batches):
 def test_bad_images_stay_black_under_augmentation(damaged):
     augment = Augment(randaugment_layers=2, randaugment_magnitude=30, cutout=4)
     for batch in itertools.islice(train(damaged, augment=augment, on_bad_image="skip"), 8):
-        assert not batch.image[~batch.mask].any()
+        assert not batch.inputs[~batch.mask].any()
 
 
 def test_good_splits_have_no_bad_images(numbers):

@@ -28,11 +28,10 @@ from attn_lstm.measures import summary
 from attn_lstm.measures.calibration import Calibration
 from attn_lstm.measures.predictions import Predictions
 from attn_lstm.measures.thresholds import Threshold
-from attn_lstm.models.network import create_network
 from attn_lstm.parallel import make_mesh
+from attn_lstm.rows import create_row
 from attn_lstm.runs import workdir
 from attn_lstm.runs.opened import Opened, open_checkpoint
-from attn_lstm.runs.split_pass import make_search
 from attn_lstm.serving.command import predict_images
 from attn_lstm.serving.model import load_model
 from tests.small_run import train_with_sets_of_any_size
@@ -306,8 +305,7 @@ def test_other_rows_export_as_they_are_searched(tiny_config, tmp_path, method, f
     model = jax.export.deserialize(bytearray(programs.serialize(program, 32)))
     image = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     found = model.call(image)
-    network = create_network(opened.config, 3)
-    expected = jax.jit(make_search(opened.config, network))(opened.variables, image, 0.5)
+    expected = jax.jit(opened.row.search)(opened.variables, image, 0.5)
     np.testing.assert_array_equal(found["labels"], expected.sequence)
     np.testing.assert_array_equal(found["set"], expected.labels)
     rtol = 1e-5 if opened.config.dtype == "float32" else 1e-2
@@ -317,11 +315,11 @@ def test_other_rows_export_as_they_are_searched(tiny_config, tmp_path, method, f
 def untrained(config) -> Opened:
     """A checkpoint with random parameters."""
     images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
-    network = create_network(config, 3, images=7)
-    init = jax.jit(lambda key: network.init(key, images, emit_most_confident, steps=1))
+    row = create_row(config, 3, images=7)
+    init = jax.jit(lambda key: row.network.init(key, images, emit_most_confident, steps=1))
     variables = {"batch_stats": {}, **init(jax.random.key(1))}
     table = workdir.LabelTable("coco", ("red", "green", "blue"), (3, 2, 1), images=7)
-    return Opened(config, table, 1, variables, "fingerprint")
+    return Opened(config, row, table, 1, variables, "fingerprint")
 
 
 @pytest.mark.parametrize(

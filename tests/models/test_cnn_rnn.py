@@ -12,8 +12,8 @@ from attn_lstm.config import resolve
 from attn_lstm.decision import observe, predict
 from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.models.cnn_rnn import CnnRnn
-from attn_lstm.models.network import create_network
 from attn_lstm.objective import training_choice
+from attn_lstm.rows import create_row
 
 BATCH, REGIONS, WIDTH, LABELS = 3, 4, 5, 6
 
@@ -103,12 +103,13 @@ def best_path(params, image, num_labels):
 def test_a_wide_search_finds_the_best_of_all_paths(tiny_config):
     # There are 6 orders of 3 labels.
     config = resolve(tiny_config("cnn_rnn", **{"search.beam_size": 6, "decoder.max_labels": 3}))
-    network = create_network(config, num_labels=3)
+    row = create_row(config, num_labels=3)
+    network = row.network
     images = jax.random.randint(jax.random.key(0), (6, 32, 32, 3), 0, 256).astype(jnp.uint8)
     variables = network.init(jax.random.key(3), images, emit_most_confident, steps=3)
     features = jax.random.normal(jax.random.key(4), (6, 16, 128)) * 4
-    seen = observe(config, network, variables, features)
-    prediction = predict(config, network, variables, seen, config.search.threshold)
+    seen = observe(row.decision, network, variables, features)
+    prediction = predict(row.decision, network, variables, seen, config.search.threshold)
     for image in range(6):
         path = best_path(variables["params"]["decoder"], features[image].mean(axis=0), 3)
         np.testing.assert_array_equal(prediction.sequence[image], [*path, *[-1] * (3 - len(path))])

@@ -29,7 +29,8 @@ def vote(queries, features, labels, count, known=None, fixed=0):
         "count": jnp.int32(count),
     }
     module = Neighbours(labels.shape[1], count=fixed)
-    return np.asarray(jax.jit(module.apply)({"memory": memory}, queries))
+    regions = jnp.asarray(queries)[:, None]  # of images with a single one
+    return np.asarray(jax.jit(module.apply)({"memory": memory}, regions)[0])
 
 
 def shares(queries, features, labels, count, weights="uniform"):

@@ -14,9 +14,8 @@ from attn_lstm.data.cpu_tensorflow import tf
 from attn_lstm.data.feature_store import feature_eval_batches, feature_train_batches
 from attn_lstm.data.pipeline import Augment, eval_batches, train_batches
 from attn_lstm.errors import UserError
-from attn_lstm.models.network import create_network
-from attn_lstm.objective import loss_names
-from attn_lstm.parallel import AXIS, REPLICATED, SPLIT
+from attn_lstm.parallel import REPLICATED, SPLIT
+from attn_lstm.rows import create_row
 from attn_lstm.runs import features as module
 from attn_lstm.runs.features import ensure_features
 from attn_lstm.runs.state import create_state
@@ -37,7 +36,8 @@ class Run:
     def __init__(self, config):
         self.config = resolve(config)
         self.split = load_split(self.config.data, "train")
-        self.network = create_network(self.config, 3)
+        self.row = create_row(self.config, 3)
+        self.network = self.row.network
         optimizer = self.config.optimizer
         schedule = create_schedule(optimizer, 10)
         self.optimizer = create_optimizer(optimizer, schedule, joins_at=0, scale=1.0)
@@ -46,7 +46,7 @@ class Run:
         self._encode = jax.jit(lambda v, x: self.network.apply(v, x, method="encode"))
 
     def create(self):
-        names = loss_names(self.config)
+        names = self.row.objective.parts
         return create_state(self.network, self.optimizer, 32, 0, True, False, names)
 
     def ensure(self, root, views=1, **changes):
@@ -86,9 +86,9 @@ def test_features_are_those_of_the_network_within_float16(run, tmp_path):
     images = eval_batches(run.split, image_size=32, resize="squash", **data)
     for batch, expected in zip(feature_eval_batches(run.split, store, **data), images, strict=True):
         np.testing.assert_array_equal(batch.image_id, expected.image_id)
-        features = run.encode(expected.image)[expected.mask]
+        features = run.encode(expected.inputs)[expected.mask]
         assert features.max() > 0.1
-        np.testing.assert_allclose(batch.image[batch.mask], features, rtol=2**-10, atol=1e-5)
+        np.testing.assert_allclose(batch.inputs[batch.mask], features, rtol=2**-10, atol=1e-5)
     assert "43 of 43 images" in run.said[0]
     assert "43/43" in run.said[-1]
 
@@ -96,7 +96,7 @@ def test_features_are_those_of_the_network_within_float16(run, tmp_path):
 def test_float32_features_are_the_network_s_own(run, tmp_path):
     (store,) = run.ensure(tmp_path, config=run.changed(**{"cache.dtype": "float32"}))
     images = next(eval_batches(run.split, batch_size=8, image_size=32, resize="squash",
-                               on_bad_image="error", **HOST)).image  # fmt: skip
+                               on_bad_image="error", **HOST)).inputs  # fmt: skip
     features, _ = store.read(np.arange(8))
     np.testing.assert_allclose(features, run.encode(images), rtol=1e-5, atol=1e-6)
 
@@ -113,7 +113,7 @@ def test_a_view_holds_the_features_of_the_epoch_it_stands_for(run, tmp_path):
         for batch, expected in itertools.islice(zip(ours, theirs, strict=True), 2):
             np.testing.assert_array_equal(batch.image_id, expected.image_id)
             np.testing.assert_allclose(
-                batch.image, run.encode(expected.image), rtol=2**-10, atol=1e-5
+                batch.inputs, run.encode(expected.inputs), rtol=2**-10, atol=1e-5
             )
 
 
@@ -276,20 +276,25 @@ def test_a_step_on_features_is_the_step_on_images(run, tmp_path):
         "features": next(feature_train_batches(run.split, [store], **data)),
     }  # fmt: skip
     mesh = parallel.make_mesh()
-    network = create_network(config, 3, AXIS, frozen=True)
-    step = parallel.map_over_devices(
-        make_train_step(config, network, run.optimizer), mesh,
-        in_specs=(REPLICATED, SPLIT, REPLICATED), out_specs=REPLICATED,
-    )  # fmt: skip
+    steps = {
+        name: parallel.map_over_devices(
+            make_train_step(
+                config, dataclasses.replace(run.row, encoded=name == "features"), run.optimizer,
+                frozen=True,
+            ),
+            mesh, in_specs=(REPLICATED, SPLIT, REPLICATED), out_specs=REPLICATED,
+        )
+        for name in batches
+    }  # fmt: skip
     state = parallel.replicate(run.state, mesh)
     after = {
-        name: step(state, parallel.shard_batch(batch, mesh), jnp.arange(3))
+        name: steps[name](state, parallel.shard_batch(batch, mesh), jnp.arange(3))
         for name, batch in batches.items()
     }
     for name, value in after["images"].totals.items():
         np.testing.assert_allclose(after["features"].totals[name], value, rtol=1e-3)
     for name in ("params", "batch_stats"):
-        before, now = (getattr(s, name)["backbone"] for s in (run.state, after["features"]))
+        before, now = (s.variables[name]["backbone"] for s in (run.state, after["features"]))
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, before, now)))
     assert jax.tree.structure(after["features"]) == jax.tree.structure(after["images"])
     before, now = (s.params["decoder"] for s in (run.state, after["features"]))

@@ -8,21 +8,21 @@ import pytest
 from attn_lstm.config import resolve
 from attn_lstm.data import load_split
 from attn_lstm.label_pool import emit_most_confident
-from attn_lstm.models.network import create_network
 from attn_lstm.parallel import make_mesh
+from attn_lstm.rows import create_row
 from attn_lstm.runs import split_pass
 from attn_lstm.runs.inputs import Inputs
 
 
 def arguments(config, split, devices):
     """What a pass over the split takes before its thresholds, and the mesh."""
-    network = create_network(config, len(split.label_names))
+    row = create_row(config, len(split.label_names))
     images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
-    init = jax.jit(lambda key: network.init(key, images, emit_most_confident, steps=1))
+    init = jax.jit(lambda key: row.network.init(key, images, emit_most_confident, steps=1))
     variables = init(jax.random.key(7))
     mesh = make_mesh(jax.devices()[:devices])
-    inputs = Inputs(config, split, variables, None, views=1, say=print)
-    step = split_pass.map_eval_step(config, len(split.label_names), mesh)
+    inputs = Inputs(config, row, split, variables, None, views=1, say=print)
+    step = split_pass.map_eval_step(row, mesh)
     return (step, variables, inputs.evaluation(), jnp.arange(3)), mesh
 
 

@@ -15,9 +15,9 @@ from attn_lstm.data import load_split
 from attn_lstm.errors import UserError
 from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.measures import thresholds
-from attn_lstm.models.network import create_network
 from attn_lstm.ordering import frequency_rank
 from attn_lstm.parallel import make_mesh
+from attn_lstm.rows import create_row
 from attn_lstm.runs import split_pass, tuned, workdir
 from attn_lstm.runs.inputs import Inputs
 from attn_lstm.runs.opened import Opened, open_checkpoint
@@ -51,11 +51,11 @@ def untrained(config) -> Model:
     """A model with random parameters."""
     config, mesh = resolve(config), make_mesh()
     images = jnp.zeros((1, 32, 32, 3), jnp.uint8)
-    network = create_network(config, 3)
-    init = jax.jit(lambda key: network.init(key, images, emit_most_confident, steps=1))
+    row = create_row(config, 3)
+    init = jax.jit(lambda key: row.network.init(key, images, emit_most_confident, steps=1))
     variables = init(jax.random.key(1))
     table = workdir.LabelTable("coco", ("red", "green", "blue"), (3, 2, 1), images=48)
-    return Model(Opened(config, table, 1, variables, "f"), config.search.threshold, mesh)
+    return Model(Opened(config, row, table, 1, variables, "f"), config.search.threshold, mesh)
 
 
 def assert_same(first, second, rtol=1e-5):
@@ -72,9 +72,9 @@ def test_files_of_a_split_are_predicted_as_evaluation_predicts_them(trained, mod
     config, mesh = workdir.load_config(trained), make_mesh(jax.devices()[:1])
     opened = open_checkpoint(config, trained, "best", mesh)
     split = load_split(config.data, "test")
-    inputs = Inputs(config, split, opened.variables, trained, views=1, say=print)
+    inputs = Inputs(config, opened.row, split, opened.variables, trained, views=1, say=print)
     (expected,) = split_pass.predict_split(
-        split_pass.map_eval_step(config, 3, mesh),
+        split_pass.map_eval_step(opened.row, mesh),
         opened.variables,
         inputs.evaluation(),
         frequency_rank(jnp.asarray(opened.table.counts)),

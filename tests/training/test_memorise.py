@@ -14,7 +14,6 @@ from attn_lstm.data.pipeline import eval_batches
 from attn_lstm.errors import UserError
 from attn_lstm.evaluation import evaluate
 from attn_lstm.models.knn import CANDIDATES
-from attn_lstm.models.network import create_network
 from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import workdir
 from attn_lstm.runs.opened import open_checkpoint
@@ -110,14 +109,13 @@ def test_the_chosen_k_has_the_best_validation_figures(whole, mesh):
 
 def test_figures_of_the_test_split_are_scikit_learn_s(whole, mesh):
     opened, memory = memory_of(whole, mesh)
-    network = create_network(opened.config, 3)
-    encode = jax.jit(lambda v, x: network.apply(v, x, method="encode"))
+    encode = jax.jit(lambda v, x: opened.row.network.apply(v, x, method="encode"))
     described, splits = {}, {}
     for name in ("train", "test"):
         split = splits[name] = load_split(opened.config.data, name)
         (batch,) = eval_batches(split, batch_size=len(split), image_size=32, resize="squash",
                                 on_bad_image="error", process_index=0, process_count=1)  # fmt: skip
-        described[name] = np.asarray(encode(opened.variables, batch.image)).mean(1)
+        described[name] = np.asarray(encode(opened.variables, batch.inputs)).mean(1)
     truth = splits["test"].labels
 
     def shares(count, weights):

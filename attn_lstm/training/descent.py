@@ -1,0 +1,45 @@
+"""Fitting a row by steps on the gradient of its loss."""
+
+import functools
+from collections.abc import Callable
+
+import ml_collections
+
+from attn_lstm import parallel
+from attn_lstm.parallel import REPLICATED, SPLIT
+from attn_lstm.runs.state import TrainState
+from attn_lstm.training.fit import Pieces
+from attn_lstm.training.step import make_train_step
+
+
+class Descent:
+    """An update a batch (a `fit.Fit`)."""
+
+    def __init__(self, pieces: Pieces, step: int):
+        self._pieces = pieces
+        self._batches = parallel.prefetch(pieces.inputs["train"].training(step), pieces.mesh)
+
+    def __call__(self, state: TrainState, step: int) -> TrainState:
+        backbone = self._pieces.config.backbone
+        train_step = self.train_step(backbone.frozen or step < backbone.unfreeze_step)
+        return train_step(state, next(self._batches), self._pieces.rank)
+
+    @functools.cache  # noqa: B019  a run lives as long as its process
+    def train_step(self, frozen: bool) -> Callable[..., TrainState]:
+        """The compiled step of the stage in which the backbone rests, or learns."""
+        config, row, optimizer = self._pieces.config, self._pieces.row, self._pieces.optimizer
+        return parallel.map_over_devices(
+            make_train_step(config, row, optimizer, frozen=frozen),
+            self._pieces.mesh,
+            in_specs=(REPLICATED, SPLIT, REPLICATED),
+            out_specs=REPLICATED,
+            donate=(0,),
+        )
+
+    @staticmethod
+    def last_step(config: ml_collections.ConfigDict) -> int:
+        return config.train.steps
+
+    @staticmethod
+    def views(config: ml_collections.ConfigDict) -> int:
+        return config.cache.views
