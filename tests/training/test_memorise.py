@@ -17,7 +17,7 @@ from attn_lstm.models.knn import CANDIDATES
 from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import workdir
 from attn_lstm.runs.opened import open_checkpoint
-from attn_lstm.training import loop, metrics_log
+from attn_lstm.training import loop, memorise, metrics_log
 
 TOP_K = 2  # of 3 labels
 
@@ -73,7 +73,7 @@ def test_one_pass_leaves_a_validation_line_and_both_checkpoints(whole, mesh, cap
 
 def test_a_second_start_finds_it_done(knn_config, whole, mesh, monkeypatch):
     before = (whole / metrics_log.METRICS).read_text()
-    monkeypatch.setattr(loop.knn, "fit", None)
+    monkeypatch.setattr(memorise.Memory, "__call__", None)
     assert loop.train(knn_config(), whole, mesh)
     assert (whole / metrics_log.METRICS).read_text() == before
 
