@@ -18,13 +18,12 @@ from pathlib import Path
 from absl import flags
 
 from attn_lstm import cli, errors
+from attn_lstm.data.split import SPLITS
 from attn_lstm.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (required)")
 _STEP = flags.DEFINE_string("step", "best", "checkpoint: a step, 'best' or 'latest'")
-_SPLIT = flags.DEFINE_enum(
-    "split", None, ["train", "validation", "test"], "default: test; with --tune: validation"
-)
+_SPLIT = flags.DEFINE_enum("split", None, SPLITS, "default: test; with --tune: validation")
 _TUNE = flags.DEFINE_bool("tune", False, "choose τ on the split and keep it in the work directory")
 _FIGURES = flags.DEFINE_integer(
     "figures", 0, "draw so many of the best and of the worst images", lower_bound=0

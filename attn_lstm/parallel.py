@@ -153,6 +153,11 @@ def check_same(values: dict[str, str]) -> None:
                 )
 
 
+def is_first_host() -> bool:
+    """Whether this process is the one that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
 def from_first_host(value: bool) -> bool:
     """The first host's value, on every host."""
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))

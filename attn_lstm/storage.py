@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,23 +24,35 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Another path to write, which takes the place of `path` where the block ends well.
+
+    Several processes, also of several hosts, may do so at once.
+
+    Raises:
+      OSError: the folder cannot be written, or its disk is full.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())  # else the rename may reach the disk before the content
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a whole file or none, also when the process or the machine dies on the way.
 
     Raises:
       UserError: the folder cannot be made or written, or its disk is full.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # else the rename may reach the disk before the content
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with replaced(path) as draft:
+            draft.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -24,37 +24,20 @@ from absl import logging
 
 from attn_lstm.errors import UserError
 from attn_lstm.models.mobilenet import MobileNetV2
-from attn_lstm.models.preprocessing import IMAGENET, IMAGENET_V2, MOBILENET_V2, Preprocessing
 from attn_lstm.models.resnet import DEPTHS, ResNet
 from attn_lstm.safe_pickle import as_numbers, read_state_dict
 
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """A file that torchvision offers at https://download.pytorch.org/models/.
-
-    Attributes:
-      name: the file's; its last part is how its sha256 begins.
-      depth: of the ResNet.
-      top1: percent of ImageNet's validation images, as torchvision documents it.
-      preprocessing: with which that was measured.
-    """
-
-    name: str
-    depth: int
-    top1: float
-    preprocessing: Preprocessing
-
-
+# What torchvision offers at https://download.pytorch.org/models/; a name ends as the sha256 of its
+# file begins.
 PUBLISHED = (
-    Published("resnet18-f37072fd.pth", 18, 69.758, IMAGENET),
-    Published("resnet34-b627a593.pth", 34, 73.314, IMAGENET),
-    Published("resnet50-0676ba61.pth", 50, 76.130, IMAGENET),
-    Published("resnet50-11ad3fa6.pth", 50, 80.858, IMAGENET_V2),
-    Published("resnet101-63fe2227.pth", 101, 77.374, IMAGENET),
-    Published("resnet101-cd907fc2.pth", 101, 81.886, IMAGENET_V2),
-    Published("resnet152-394f9c45.pth", 152, 78.312, IMAGENET),
-    Published("resnet152-f82ba261.pth", 152, 82.284, IMAGENET_V2),
+    "resnet18-f37072fd.pth",
+    "resnet34-b627a593.pth",
+    "resnet50-0676ba61.pth",
+    "resnet50-11ad3fa6.pth",
+    "resnet101-63fe2227.pth",
+    "resnet101-cd907fc2.pth",
+    "resnet152-394f9c45.pth",
+    "resnet152-f82ba261.pth",
 )
 
 
@@ -64,24 +47,22 @@ class Loaded:
 
     Attributes:
       variables: nested dicts of float32 arrays for the backbone's `apply`.
-      preprocessing: what the weights expect of an image.
       path: the file.
       sha256: of the file, in hexadecimal digits.
       dropped: names in the file that the backbone has no use for: the classifier's.
-      published: the file of torchvision's with this very sha256, if it is one.
+      published: the name of torchvision's file with this very sha256, if it is one.
     """
 
     variables: dict[str, Any]
-    preprocessing: Preprocessing
     path: Path
     sha256: str
     dropped: tuple[str, ...]
-    published: Published | None = None
+    published: str | None = None
 
     def __str__(self) -> str:
         leaves = jax.tree.leaves(self.variables)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
-        source = f", torchvision's {self.published.name}" if self.published else ""
+        source = f", torchvision's {self.published}" if self.published else ""
         dropped = f"; left out: {', '.join(self.dropped)}" if self.dropped else ""
         return (
             f"{self.path}: {len(leaves)} tensors, {parameters:,} parameters, "
@@ -129,10 +110,9 @@ def read_resnet(path: str | Path, depth: int) -> Loaded:
         raise UserError(
             f"{path} does not fit ResNet-{depth}: {error}; {_advice(tensors)}"
         ) from error
-    published = next((p for p in PUBLISHED if _prefix(p.name) == sha256[:8]), None)
+    published = next((name for name in PUBLISHED if _prefix(name) == sha256[:8]), None)
     return Loaded(
         variables,
-        published.preprocessing if published else IMAGENET,
         path,
         sha256,
         tuple(sorted(_CLASSIFIER & tensors.keys())),
@@ -160,7 +140,7 @@ def read_mobilenet_v2(path: str | Path) -> Loaded:
             f"{path} does not fit MobileNetV2: {error}; give Keras' MobileNetV2 of width 1.0 "
             "with its batch norm folded into <layer>/kernel and <layer>/bias"
         ) from error
-    return Loaded(variables, MOBILENET_V2, path, sha256, tuple(sorted(dropped)))
+    return Loaded(variables, path, sha256, tuple(sorted(dropped)))
 
 
 # ---------------------------------------------------------------------------------- reading files

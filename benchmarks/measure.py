@@ -9,12 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from attn_lstm.compilation import with_whole_products
+from attn_lstm.text import markdown_table
 
 
 def turns(names: Sequence[str], rounds: int) -> Iterator[str]:
@@ -103,12 +100,4 @@ def limits(dtype: str = "float32") -> tuple[float, float]:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a Markdown table: the first column to the left, numbers behind it to the right."""
-    table = Table(box=box.MARKDOWN)
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    # As wide as the table is: neither a terminal nor a file may cut its cells.
-    console = Console(width=1000, highlight=False, markup=False)
-    console.print(f"\n{title}")
-    console.print(table)
+    print(f"\n{title}\n{markdown_table(columns, [[*map(str, row)] for row in rows])}")

@@ -8,11 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attn_lstm.data.split import Batch, FileSource, ImageSource, RecordSource, Split, holdout
+from attn_lstm.data.split import (
+    SPLITS,
+    Batch,
+    FileSource,
+    ImageSource,
+    RecordSource,
+    Split,
+    holdout,
+)
 from attn_lstm.errors import UserError
 
 __all__ = [
     "READERS",
+    "SPLITS",
     "Batch",
     "FileSource",
     "ImageSource",
@@ -21,8 +30,6 @@ __all__ = [
     "holdout",
     "load_split",
 ]
-
-SPLITS = ("train", "validation", "test")
 
 
 def _digits(config: Any, split: str) -> Split:

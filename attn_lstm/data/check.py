@@ -23,9 +23,9 @@ import numpy as np
 
 from attn_lstm.data import image_file
 from attn_lstm.data.files import are_present, images_in
-from attn_lstm.data.folder import SPLITS, Labels, divide, read_labels
+from attn_lstm.data.folder import Labels, divide, read_labels
+from attn_lstm.data.split import SPLITS
 from attn_lstm.data.statistics import (
-    aligned,
     count_labels,
     numbered,
     pair_table,
@@ -34,6 +34,7 @@ from attn_lstm.data.statistics import (
     sufficient_length,
 )
 from attn_lstm.errors import UserError
+from attn_lstm.text import plain_table
 
 USABLE, NOT_USABLE = 0, 2
 
@@ -85,7 +86,7 @@ def _label_table(whole: Mapping[str, Any], of_split: Mapping[str, Mapping[str, A
     for line in whole["frequencies"]:
         total, *parts = (f"{counts[line['label']]:,}" for counts in images)
         lines.append([line["label"], total, percent(line["share"]), *parts])
-    return aligned([["label", "images", "share", *of_split], *lines])
+    return plain_table([["label", "images", "share", *of_split], *lines])
 
 
 # --------------------------------------------------------------------------------- the images

@@ -31,10 +31,9 @@ from attn_lstm.data.files import (
     names_in,
     shown,
 )
-from attn_lstm.data.split import FileSource, Split, holdout
+from attn_lstm.data.split import SPLITS, FileSource, Split, holdout
 from attn_lstm.errors import UserError
 
-SPLITS = ("train", "validation", "test")
 YEARS = (2014, 2017)  # the paper's first: it is taken where a folder holds both
 
 # COCO's own part, year -> (images, images with a label; None where no source states it).

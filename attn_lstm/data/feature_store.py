@@ -14,7 +14,6 @@ import functools
 import hashlib
 import itertools
 import json
-import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,7 @@ from attn_lstm.data.pipeline import (
 )
 from attn_lstm.data.split import Split
 from attn_lstm.errors import UserError, first_line
+from attn_lstm.storage import replaced
 
 KEY = "key.json"
 
@@ -108,20 +108,18 @@ class FeatureStore:
         """
         if len(features) != len(self.rows_of(shard)):
             raise ValueError(f"{len(features)} features for the rows {self.rows_of(shard)}")
-        draft = self.folder / f".{self.path(shard).name}.{uuid.uuid4().hex}"
         try:
-            writer = ArrayRecordWriter(str(draft), _WRITER_OPTIONS)
-            for row in features:
-                writer.write(b"" if row is None else row.astype(self._stored, copy=False).tobytes())
-            writer.close()
-            draft.replace(self.path(shard))
+            with replaced(self.path(shard)) as draft:
+                writer = ArrayRecordWriter(str(draft), _WRITER_OPTIONS)
+                for row in features:
+                    kept = b"" if row is None else row.astype(self._stored, copy=False).tobytes()
+                    writer.write(kept)
+                writer.close()
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"cannot write features to {self.folder}: {first_line(error)}; make room there "
                 "or give another config.cache.path, or config.cache.views=0 to keep none"
             ) from error
-        finally:
-            draft.unlink(missing_ok=True)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int64[B] -> [B,K,D], bool[B]: zeros and False for row -1 and where there is no image.
@@ -194,9 +192,8 @@ def open_store(root: Path, key: Mapping[str, Any]) -> FeatureStore:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            draft = folder / f".{KEY}.{uuid.uuid4().hex}"
-            draft.write_text(text)
-            draft.replace(path)
+            with replaced(path) as draft:
+                draft.write_text(text)
         kept = path.read_bytes()
     except OSError as error:
         raise UserError(

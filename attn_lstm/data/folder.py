@@ -43,10 +43,9 @@ from attn_lstm.data.files import (
     names_in,
     shown,
 )
-from attn_lstm.data.split import FileSource, Split, holdout
+from attn_lstm.data.split import SPLITS, FileSource, Split, holdout
 from attn_lstm.errors import UserError
 
-SPLITS = ("train", "validation", "test")
 ON_MISSING = ("error", "skip")
 LABEL_FILES = ("labels.csv", "labels.jsonl")
 TEST_FRACTION = 0.2

@@ -24,10 +24,8 @@ Three protocols say what is for training; 'validation' is held out of it.
 from __future__ import annotations
 
 import codecs
-import contextlib
 import functools
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,10 +34,10 @@ import numpy as np
 from absl import logging
 
 from attn_lstm.data.files import first_shown, names_in, shown
-from attn_lstm.data.split import FileSource, Split, holdout
+from attn_lstm.data.split import SPLITS, FileSource, Split, holdout
 from attn_lstm.errors import UserError
+from attn_lstm.storage import replaced
 
-SPLITS = ("train", "validation", "test")
 PROTOCOLS = ("paper", "official", "list")
 ON_MISSING = ("error", "skip")
 NUM_LABELS = 81
@@ -373,14 +371,10 @@ def _paper_rows(
 
 
 def _write_list(file: Path, names: Sequence[str]) -> None:
-    # Renamed when complete: several hosts may write it at once, and any of them may die.
-    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
     try:
-        partial.write_text("\n".join(names) + "\n", encoding="utf-8")
-        os.replace(partial, file)
+        with replaced(file) as draft:
+            draft.write_text("\n".join(names) + "\n", encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise UserError(
             f"{file}, the list of training images that data.protocol='paper' draws, cannot be "
             f"written ({error.strerror}): set data.train_list to a file where it may be kept"

@@ -13,8 +13,8 @@ from functools import partial
 
 from attn_lstm.data import image_file
 from attn_lstm.data.cpu_tensorflow import tf
+from attn_lstm.data.split import CROP_RATIO
 
-CROP_RATIO = 0.875  # 224 / 256, the central part that image classifiers are tested on
 GREY = 128  # what uncovered and cut-out pixels are filled with
 _REDUCTIONS = (1, 2, 4, 8)  # by which libjpeg can decode a picture smaller than it is
 _CROP_STRIP = 8  # how much longer than the other a side may be before a crop cuts it first
@@ -113,12 +113,12 @@ def _scaled(length: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
     return tf.maximum(1, tf.cast(tf.round(tf.cast(length, tf.float32) * by), tf.int32))
 
 
-def _squash(image: tf.Tensor, size: int, ratio: float) -> tf.Tensor:
+def _squash(image: tf.Tensor, size: int) -> tf.Tensor:
     return _resample(image, size, size)
 
 
-def _crop(image: tf.Tensor, size: int, ratio: float) -> tf.Tensor:
-    shorter = round(size / ratio)
+def _crop(image: tf.Tensor, size: int) -> tf.Tensor:
+    shorter = round(size / CROP_RATIO)
     image = _without_far_ends(image)
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     by = shorter / tf.minimum(height, width)
@@ -140,7 +140,7 @@ def _without_far_ends(image: tf.Tensor) -> tf.Tensor:
     return image[top : height - top, left : width - left]
 
 
-def _pad(image: tf.Tensor, size: int, ratio: float) -> tf.Tensor:
+def _pad(image: tf.Tensor, size: int) -> tf.Tensor:
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     by = tf.cast(size / tf.maximum(height, width), tf.float32)
     height, width = (tf.minimum(size, _scaled(length, by)) for length in (height, width))
@@ -150,28 +150,27 @@ def _pad(image: tf.Tensor, size: int, ratio: float) -> tf.Tensor:
     )
 
 
-RESIZE_RULES: dict[str, Callable[[tf.Tensor, int, float], tf.Tensor]] = {
+RESIZE_RULES: dict[str, Callable[[tf.Tensor, int], tf.Tensor]] = {
     "squash": _squash,
     "crop": _crop,
     "pad": _pad,
 }
 
 
-def resize(image: tf.Tensor, size: int, rule: str, crop_ratio: float = CROP_RATIO) -> tf.Tensor:
+def resize(image: tf.Tensor, size: int, rule: str) -> tf.Tensor:
     """uint8[h,w,3] -> uint8[size,size,3], bilinear with antialiasing.
 
     Args:
         image: the decoded image.
         size: height and width of the result in pixels.
         rule: 'squash' changes the aspect ratio; 'crop' scales the shorter side to
-            round(size / crop_ratio) pixels and keeps the centre; 'pad' scales the longer side to
+            round(size / `CROP_RATIO`) pixels and keeps the centre; 'pad' scales the longer side to
             `size` and centres the image between zeros.
-        crop_ratio: see 'crop'; 0 < crop_ratio <= 1.
 
     Raises:
         KeyError: a rule that is not in `RESIZE_RULES`.
     """
-    return tf.ensure_shape(RESIZE_RULES[rule](image, size, crop_ratio), [size, size, 3])
+    return tf.ensure_shape(RESIZE_RULES[rule](image, size), [size, size, 3])
 
 
 # ------------------------------------------------------------------------- random crop and flip

@@ -22,6 +22,7 @@ from absl import logging
 import attn_lstm.data.cpu_tensorflow  # noqa: F401  (before TFDS imports TensorFlow itself)
 from attn_lstm.data.split import RecordSource, Split
 from attn_lstm.errors import UserError
+from attn_lstm.storage import replaced
 
 _IMAGE = "image"
 
@@ -133,17 +134,8 @@ def _cached_table(builder: tfds.core.DatasetBuilder, records: str) -> _Table:
         builder.as_data_source(split=records, decoders={_IMAGE: tfds.decode.SkipDecoding()})
     )
     try:
-        _write_atomically(cache, {"source": np.array(source), **table._asdict()})
+        with replaced(cache) as draft, draft.open("wb") as file:
+            np.savez_compressed(file, source=np.array(source), **table._asdict())
     except OSError as error:
         logging.info("Labels are not kept for the next time: %s", error)
     return table
-
-
-def _write_atomically(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+SPLITS = ("train", "validation", "test")
+CROP_RATIO = 0.875  # 224 / 256, the central part that image classifiers are tested on
+
+
 class Batch(NamedTuple):
     """What the pipeline yields; B images of H x W pixels, C labels.
 

@@ -7,12 +7,13 @@ runs under this module's name too.
 from __future__ import annotations
 
 import runpy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from attn_lstm.data.split import Split
+from attn_lstm.text import plain_table
 
 _PAIRS = 10  # co-occurrences listed
 
@@ -94,7 +95,7 @@ def describe(statistics: Sequence[Mapping[str, Any]]) -> str:
             [line["label"], str(line["rank"]), f"{line['images']:,}", percent(line["share"])]
             for line in of_split["frequencies"]
         ]
-        table = aligned([["label", "rank", "images", "share"], *lines])
+        table = plain_table([["label", "rank", "images", "share"], *lines])
         parts += [f"Labels of {of_split['split']}\n{table}", pair_table(of_split)]
     return "\n\n".join(parts)
 
@@ -112,7 +113,7 @@ def split_table(statistics: Mapping[str, Mapping[str, Any]]) -> str:
         cells = (counts["images"], counts["unlabelled_images"])
         lines.append([name, *(f"{n:,}" for n in cells), mean, f"{sizes['max']:,}"])
     head = ["split", "images", "without a label", "labels an image", "at most"]
-    return aligned([head, *lines])
+    return plain_table([head, *lines])
 
 
 def sufficient_length(most: int) -> str:
@@ -128,7 +129,7 @@ def pair_table(statistics: Mapping[str, Any]) -> str:
     ]
     if not lines:
         return "No image has two labels."
-    return aligned([["most often together", "images", "share"], *lines])
+    return plain_table([["most often together", "images", "share"], *lines])
 
 
 def percent(share: float | None) -> str:
@@ -139,21 +140,6 @@ def percent(share: float | None) -> str:
 def numbered(count: int, noun: str) -> str:
     """'1 label', '2,000 labels'."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def aligned(lines: Iterable[Sequence[str]]) -> str:
-    """A table: the first column to the left, the others, which hold figures, to the right."""
-    lines = list(lines)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [
-                line[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
-            ]
-        )
-        for line in lines
-    )
 
 
 if __name__ == "__main__":

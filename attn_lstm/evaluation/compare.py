@@ -69,22 +69,22 @@ def compare(
     with Stop() as stop:
         for config, run in plan:
             if stop.asked():  # while the run before was evaluated
-                if jax.process_index() == 0:
+                if parallel.is_first_host():
                     print("stopped between two runs; start again to go on", flush=True)
                 return False
             with parallel.agreed():
-                done = jax.process_index() == 0 and _is_finished(run)
+                done = parallel.is_first_host() and _is_finished(run)
             if not parallel.from_first_host(done):
-                if jax.process_index() == 0:
+                if parallel.is_first_host():
                     print(f"== {config.method}, seed {config.seed}", flush=True)
                 if not _finish(config, run, mesh):
                     return False
             with parallel.agreed():
-                if jax.process_index() == 0:
+                if parallel.is_first_host():
                     finished.append(_read(run / ROW))
                     draws.add(finished[-1], run)
                     _write_tables(finished, draws, reference, config.data.name, directory)
-    if jax.process_index() == 0:
+    if parallel.is_first_host():
         print((directory / "table.md").read_text(encoding="utf-8"), flush=True)
     return True
 
@@ -119,7 +119,7 @@ def _finish(config: ml_collections.ConfigDict, run: Path, mesh: Mesh) -> bool:
         evaluate.tune(config, run, "best", "validation", mesh)
     result = evaluate.evaluate(config, run, "best", "test", mesh)
     with parallel.agreed():
-        if jax.process_index() == 0:
+        if parallel.is_first_host():
             storage.write_json(run / ROW, dataclasses.asdict(_finished(config, run, result)))
     # The next run compiles other functions; those of this one would only take memory.
     jax.clear_caches()

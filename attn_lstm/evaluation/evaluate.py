@@ -86,7 +86,7 @@ def evaluate(
     for label, own in tau.by_label.items():
         result["per_class"][label]["threshold"] = own
     with parallel.agreed():
-        if jax.process_index() == 0:
+        if parallel.is_first_host():
             path = directory / "eval" / f"{split}-{opened.step}.json"
             kept = path.with_suffix(".npz")
             storage.write_json(path, result)
@@ -144,7 +144,7 @@ def tune(
         chosen = cut(chosen, tau.of(data.label_names))
     fitted = calibration.fit(chosen.scores, chosen.truth)
     with parallel.agreed():
-        if jax.process_index() == 0:
+        if parallel.is_first_host():
             tuned.save_threshold(directory, opened.step, config.search, tau)
             tuned.save_calibration(directory, opened.step, config.search, fitted)
             print(_describe_choice(opened, split, tau, chosen, fitted), flush=True)
@@ -220,7 +220,7 @@ def _pass(opened: Opened, data: Split, directory: Path, mesh: Mesh) -> tuple:
         opened.variables,
         directory,
         views=1,
-        say=functools.partial(print, flush=True) if jax.process_index() == 0 else lambda _: None,
+        say=functools.partial(print, flush=True) if parallel.is_first_host() else lambda _: None,
     )
     return (
         split_pass.map_eval_step(opened.row, mesh),

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.flax import save
 
 from attn_lstm import parallel, storage
+from attn_lstm.data.split import CROP_RATIO
 from attn_lstm.export.card import render_card
 from attn_lstm.export.program import (
     MEANINGS,
@@ -38,7 +39,8 @@ PROGRAM, DESCRIPTION, WEIGHTS, CARD = (
 # How an image becomes the square that goes in; `data.preprocess.resize` does it.
 _RESIZING = {
     "squash": "to S x S pixels, whatever its shape",
-    "crop": "its shorter side to round(S / 0.875) pixels, then the S x S pixels of its centre",
+    "crop": f"its shorter side to round(S / {CROP_RATIO}) pixels, then the S x S pixels of its "
+    "centre",
     "pad": "its longer side to S pixels, then centred between zeros on S x S pixels",
 }
 _FILTER = "bilinear with antialiasing, rounded to uint8 (as tf.image.resize(antialias=True))"

@@ -10,13 +10,14 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from attn_lstm.data.split import CROP_RATIO
+
 # Perceptually uniform, lighter with every step, and readable by the colour-blind.
 _COLOUR_MAP = "inferno"
 _OPACITY = 0.5  # of the colours over the image
 _FADING = 0.7  # part of white in what the network was not shown
 # Part of the shorter side that the crop rule keeps, as `data.preprocess` has it; importing that
 # would import TensorFlow.
-_CROP_RATIO = 0.875
 
 # In pixels.
 _PANEL = 360  # longer side of an image
@@ -75,7 +76,7 @@ def _shown(height: int, width: int, resize: str) -> tuple[tuple[int, int, int, i
     if resize == "squash":
         return whole, np.asarray([0.0, 0.0, 1.0, 1.0])
     if resize == "crop":
-        side = max(1, round(_CROP_RATIO * min(height, width)))
+        side = max(1, round(CROP_RATIO * min(height, width)))
         left, top = (width - side) // 2, (height - side) // 2
         return (left, top, left + side, top + side), np.asarray([0.0, 0.0, 1.0, 1.0])
     if resize == "pad":

@@ -9,7 +9,8 @@ from typing import Any
 
 from attn_lstm.measures import bootstrap
 from attn_lstm.measures.bootstrap import Difference
-from attn_lstm.reports.tables import COLUMNS, PAPER_FIGURES, aligned, bold, cell, transpose
+from attn_lstm.reports.tables import COLUMNS, PAPER_FIGURES, bold, cell, transpose
+from attn_lstm.text import markdown_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +258,7 @@ def _table(
     cells: Sequence[Sequence[str]],
 ) -> str:
     rows = [[name, *row] for name, row in zip(names, cells, strict=True)]
-    return aligned(["Method", *columns], rows)
+    return markdown_table(["Method", *columns], rows)
 
 
 def _with_spread(value: Spread, digits: int = 1, sign: str = "") -> str:

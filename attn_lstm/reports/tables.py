@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from attn_lstm import text
+
 PAPER_FIGURES = ("C-P", "C-R", "C-F1", "O-P", "O-R", "O-F1")
 COLUMNS = (*PAPER_FIGURES, "mAP")
 
@@ -45,22 +47,20 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, float | None]]] = MappingProxy
 )
 
 
-def markdown_table(
+def figures_table(
     rows: Mapping[str, Mapping[str, float | None]],
     columns: Sequence[str] = COLUMNS,
-    bold_best: bool = False,
 ) -> str:
     """A Markdown table with one line for each row, to one decimal.
 
     Args:
       rows: the figures of each method, in percent, by column.
       columns: the figures to show, in this order; one that a row lacks becomes '-'.
-      bold_best: set the highest figure of each column in bold, and all that read the same.
     """
-    cells = [[cell(figures.get(column)) for column in columns] for figures in rows.values()]
-    if bold_best:
-        cells = transpose(map(bold, transpose(cells)))
-    return aligned(["Method", *columns], [[n, *c] for n, c in zip(rows, cells, strict=True)])
+    lines = (
+        [name, *(cell(figures.get(column)) for column in columns)] for name, figures in rows.items()
+    )
+    return text.markdown_table(["Method", *columns], lines)
 
 
 def cell(value: float | None) -> str:
@@ -70,29 +70,14 @@ def cell(value: float | None) -> str:
 
 def bold(column: Sequence[str]) -> list[str]:
     """A column of cells, each beginning with a figure, with the highest figure's in bold."""
-    figures = [None if text == "-" else float(text.split()[0]) for text in column]
+    figures = [None if each == "-" else float(each.split()[0]) for each in column]
     best = max((figure for figure in figures if figure is not None), default=None)
     return [
-        f"**{text}**" if figure is not None and figure == best else text
-        for text, figure in zip(column, figures, strict=True)
+        f"**{each}**" if figure is not None and figure == best else each
+        for each, figure in zip(column, figures, strict=True)
     ]
 
 
 def transpose(rows: Iterable[Sequence[str]]) -> list[list[str]]:
     """Rows of equal length as columns."""
     return [list(column) for column in zip(*rows, strict=True)]
-
-
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose bars stand under each other, without a final newline.
-
-    Args:
-      head: of the columns; the first is set to the left, the others, of figures, to the right.
-      rows: as many cells each.
-    """
-    lines = [[text.replace("|", r"\|") for text in row] for row in (head, *rows)]
-    # No column is narrower than the room of '59.4'.
-    widths = [max(4, *map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    padded = [[first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])] for first, *rest in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])

@@ -1,6 +1,6 @@
 """What `eval.py` prints of an evaluation: from the dictionary of its JSON file to text."""
 
-from attn_lstm.reports.tables import markdown_table
+from attn_lstm.reports.tables import figures_table
 
 _LISTED = 10  # labels named in one line
 
@@ -11,7 +11,7 @@ def describe(result: dict) -> str:
     sizes = result["set_size"]
     loss = f", loss {result['loss']:.3f}" if "loss" in result else ""
     lines = [
-        markdown_table(rows),
+        figures_table(rows),
         f"{result['images']} images of {result['dataset']} {result['split']}, step "
         f"{result['step']}, τ = {result['threshold']:.3f} ({result['threshold_origin']}), labels "
         f"an image {sizes['predicted']:.2f} predicted, {sizes['true']:.2f} true, macro-F1 "

@@ -26,7 +26,7 @@ from absl import logging as absl_logging
 from jax.sharding import Mesh, NamedSharding
 
 from attn_lstm.errors import UserError, first_line
-from attn_lstm.parallel import REPLICATED, agreed
+from attn_lstm.parallel import REPLICATED, agreed, is_first_host
 from attn_lstm.runs.state import TrainState
 
 PyTree = Any
@@ -78,7 +78,7 @@ class Checkpoints:
             _tell_refusals_once()
             with agreed(), self._naming_failures("cannot be written"):
                 self._directory.mkdir(parents=True, exist_ok=True)
-                if jax.process_index() == 0:
+                if is_first_host():
                     self._set_damaged_aside(needed)
         self._manager = _Manager(
             self._directory,
@@ -263,7 +263,7 @@ class Checkpoints:
                 raise
             if self._saving:
                 _say_no_more()
-            if jax.process_index() == 0:
+            if is_first_host():
                 for draft in self._drafts():  # as far as it is not written to: it may fill the disk
                     shutil.rmtree(draft, ignore_errors=True)
             raise UserError(

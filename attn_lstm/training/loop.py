@@ -57,7 +57,7 @@ def train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh) -> boo
         try:
             return _train(resolve(config), directory, mesh, stop)
         except Stopped:
-            if jax.process_index() == 0:
+            if parallel.is_first_host():
                 print("stopped before a step; nothing is lost, start again to go on", flush=True)
             return False
 
@@ -66,10 +66,10 @@ def _train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh, stop:
     with contextlib.ExitStack() as held:
         with parallel.agreed():
             validate(config, mesh.size)
-            if jax.process_index() == 0:
+            if parallel.is_first_host():
                 held.enter_context(workdir.lock(directory))
             splits = {name: load_split(config.data, name) for name in ("train", "validation")}
-            if jax.process_index() == 0:
+            if parallel.is_first_host():
                 workdir.save_config(directory, config)
         _check_shared(config, directory, splits)
         stop.check()
@@ -77,7 +77,7 @@ def _train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh, stop:
         started = time.monotonic()
         try:
             done = run.go()
-            if jax.process_index() == 0:
+            if parallel.is_first_host():
                 workdir.add_seconds(directory, time.monotonic() - started)
         except BaseException:
             # Of several hosts the others would not come to wait for each other here.
@@ -165,7 +165,7 @@ class Run:
         with parallel.agreed():
             if steps:
                 self.latest.check_meta(steps[-1], self.meta)
-            if jax.process_index() == 0:
+            if parallel.is_first_host():
                 workdir.save_labels(directory, table)
                 statistics = {name: label_statistics(split) for name, split in splits.items()}
                 storage.write_json(directory / workdir.STATISTICS, statistics)
@@ -178,7 +178,7 @@ class Run:
                 state = with_pretrained(config, state)
             self.state = parallel.replicate(state, mesh)
         self.left_out = int(self.state.left_out.count)
-        first = jax.process_index() == 0
+        first = parallel.is_first_host()
         self.console = Console(self.last_step, active=first)
         with parallel.agreed():
             fields = dict(flatten(config))
@@ -289,7 +289,7 @@ class Run:
         images = self.inputs["train"].training_images(step - 1)
         report = nonfinite.describe(self.state.left_out, self.schedule, images)
         path = self.directory / f"nonfinite-{step}.json"
-        if jax.process_index() == 0:
+        if parallel.is_first_host():
             storage.write_json(path, report)
         what = f"not finite in update {step}: {', '.join(report['not_finite'])} (see {path})"
         if count <= permitted:
@@ -343,7 +343,7 @@ class Run:
             if not kept or figures[name] > self.best.meta(kept[-1])["figures"][name]:
                 self.best.save(self.state, {**self.meta, "figures": figures})
                 self.best.wait()
-            first = jax.process_index() == 0
+            first = parallel.is_first_host()
             pictures = self.samples.draw(predictions, maps) if first else {}
         top3 = {f"top-3/{name}": value for name, value in summary.top3_figures(predictions).items()}
         # Last: a line in the log says that all that belongs to this validation is done.

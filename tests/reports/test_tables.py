@@ -15,13 +15,13 @@ def cells(line):
 
 @pytest.mark.parametrize("figures", [{}, {"mAP": None}, {"mAP": math.nan}])
 def test_a_missing_figure_is_a_dash(figures):
-    table = tables.markdown_table({"order_free": ORDER_FREE | figures})
+    table = tables.figures_table({"order_free": ORDER_FREE | figures})
     assert cells(table.splitlines()[-1])[-2:] == ["70.2", "-"]
 
 
 def test_table_is_aligned():
     rows = {"knn": {"C-P": 100.0}, "order_free": {"C-P": 9.96, "mAP": 5}}
-    assert tables.markdown_table(rows, ["C-P", "mAP"]) == "\n".join(
+    assert tables.figures_table(rows, ["C-P", "mAP"]) == "\n".join(
         [
             "| Method     |   C-P |  mAP |",
             "| ---------- | ----: | ---: |",
@@ -31,18 +31,8 @@ def test_table_is_aligned():
     )
 
 
-def test_best_figures_are_bold_with_all_that_read_the_same():
-    rows = {"a": {"C-P": 59.44, "C-R": 1}, "b": {"C-P": 59.36}, "c": {"C-P": 9.0}}
-    table = tables.markdown_table(rows, ["C-P", "C-R", "mAP"], bold_best=True)
-    assert [cells(line) for line in table.splitlines()[2:]] == [
-        ["a", "**59.4**", "**1.0**", "-"],
-        ["b", "**59.4**", "-", "-"],
-        ["c", "9.0", "-", "-"],
-    ]
-
-
 def test_a_bar_in_a_name_does_not_end_its_cell():
-    assert r"| a\|b   |" in tables.markdown_table({"a|b": {}}, ["mAP"])
+    assert r"| a\|b   |" in tables.figures_table({"a|b": {}}, ["mAP"])
 
 
 @given(
@@ -51,13 +41,12 @@ def test_a_bar_in_a_name_does_not_end_its_cell():
         st.dictionaries(st.sampled_from(tables.COLUMNS), st.none() | st.floats(0, 100), max_size=7),
         max_size=5,
     ),
-    st.booleans(),
 )
-def test_every_line_of_a_table_has_one_width_and_the_cells_of_its_row(rows, bold_best):
-    lines = tables.markdown_table(rows, bold_best=bold_best).splitlines()
+def test_every_line_of_a_table_has_one_width_and_the_cells_of_its_row(rows):
+    lines = tables.figures_table(rows).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert cells(lines[0]) == ["Method", *tables.COLUMNS]
-    assert [[text.strip("*") for text in cells(line)] for line in lines[2:]] == [
+    assert [cells(line) for line in lines[2:]] == [
         [name, *(tables.cell(figures.get(column)) for column in tables.COLUMNS)]
         for name, figures in rows.items()
     ]

@@ -244,6 +244,7 @@ def test_a_disk_that_is_too_small_is_named_before_the_work(run, tmp_path, monkey
 def test_hosts_compute_their_own_shards_and_no_others(run, tmp_path, monkeypatch):
     (whole,) = run.ensure(tmp_path / "one")
     monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     from jax.experimental import multihost_utils
 
     shards = []
