@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import ml_collections
 import pytest
@@ -265,9 +266,11 @@ def test_a_full_disk_is_named_and_the_file_before_stays(tmp_path, monkeypatch):
         log.write("train", 1, {"loss": 0.5})
     path = tmp_path / workdir.CONFIG
     storage.write_json(path, {"a": 1})
-    (tmp_path / f".{path.name}.{os.getpid()}").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"config\.json cannot be written: No space left"):
-        storage.write_json(path, {"a": 2})
+    with monkeypatch.context() as patched:
+        patched.setattr(storage.uuid, "uuid4", lambda: SimpleNamespace(hex="draft"))
+        (tmp_path / f".{path.name}.draft").symlink_to("/dev/full")
+        with pytest.raises(UserError, match=r"config\.json cannot be written: No space left"):
+            storage.write_json(path, {"a": 2})
     assert storage.read_json(path) == {"a": 1}
     storage.write_json(path, {"a": 2})
     assert storage.read_json(path) == {"a": 2}
