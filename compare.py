@@ -48,8 +48,8 @@ def _config_of(method: str) -> ml_collections.ConfigDict:
 def main() -> int:
     """Compares; returns the exit code."""
     from attn_lstm.evaluation.compare import compare
+    from attn_lstm.methods import METHODS
     from attn_lstm.parallel import make_mesh
-    from configs.common import METHODS
 
     configs = {method: _config_of(method) for method in _METHODS.value or METHODS}
     done = compare(

@@ -12,15 +12,16 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from attn_lstm.compilation import keep_compiled
-from attn_lstm.config import find_mistakes, flatten, unknown_field
+from attn_lstm.config import find_mistakes
 from attn_lstm.errors import DONE, MISTAKE, UserError
+from attn_lstm.fields import flatten, unknown_field
 from attn_lstm.runs import workdir
 
 # What ml_collections raises for a file that is no config, for unknown fields and other types.
 _CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
 
 
-_OVERRIDE = "another value for a field of configs/common.py"
+_OVERRIDE = "another value for a field of docs/config.md"
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 
 

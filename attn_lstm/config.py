@@ -1,151 +1,35 @@
 """Checking a configuration before anything is read, and making it final."""
 
-import difflib
-import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import ml_collections
 
-from attn_lstm.beam_search import STOPS
-from attn_lstm.decision import DECISIONS, SCORES
 from attn_lstm.errors import UserError
+from attn_lstm.fields import FIELDS, flatten, unknown_field
 from attn_lstm.losses import LABEL_LOSSES
-from attn_lstm.measures import thresholds
 from attn_lstm.models.heads import HEADS, Head
-from attn_lstm.ordering import ORDERS, TARGETS
 
 # Fields that say where things lie, not what is computed: they may differ between hosts.
 PLACES = ("data.path", "data.download", "backbone.weights", "cache.path")
 # Fields that may differ between two runs in the same work directory: those, and when to give up.
 CHANGEABLE = (*PLACES, "train.on_nonfinite", "train.max_skipped")
 
-CHOICES: dict[str, Collection[Any]] = {
-    "dtype": ("auto", "float32", "bfloat16"),
-    "head": HEADS,
-    "loss": LABEL_LOSSES,
-    "order": ORDERS,
-    "data.name": ("digits", "coco", "nus_wide", "folder"),
-    "data.protocol": ("paper", "official", "list"),
-    "data.on_missing": ("error", "skip"),
-    "data.resize": ("squash", "crop", "pad"),
-    "data.on_bad_image": ("error", "skip"),
-    "backbone.name": ("resnet", "mobilenet_v2", "small"),
-    "backbone.depth": (18, 34, 50, 101, 152),
-    "decoder.initial_state": ("mean", "zeros"),
-    "decoder.target": TARGETS,
-    "search.stop": STOPS,
-    "search.scores": SCORES,
-    "search.decide": DECISIONS,
-    "search.thresholds": thresholds.KINDS,
-    "optimizer.name": ("adam", "sgd"),
-    "optimizer.schedule": ("cosine", "constant"),
-    "cache.dtype": ("float16", "float32"),
-    "train.on_nonfinite": ("error", "skip"),
-    "train.best_figure": ("mAP", "C-F1", "O-F1", "macro-F1"),
-}
-
-# Smallest and largest permitted value; fields with integers for bounds are integers.
-RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**31 - 1),
-    "data.image_size": (32, 4096),
-    "data.max_pixels": (1, 178_956_970),  # Pillow and TensorFlow decode no more
-    "data.validation_fraction": (0.0, 0.9),
-    "data.test_fraction": (0.0, 0.9),
-    "data.split_seed": (0, 2**31 - 1),
-    "data.augment.crop_min_area": (0.01, 1.0),
-    "data.augment.randaugment_layers": (0, 16),
-    "data.augment.randaugment_magnitude": (0, 30),
-    "data.augment.cutout": (0, 4096),
-    "asymmetric.gamma_neg": (0.0, 100.0),
-    "asymmetric.gamma_pos": (0.0, 100.0),
-    "asymmetric.clip": (0.0, 0.99),
-    "focal.gamma": (0.0, 100.0),
-    "focal.alpha": (0.0, 0.99),
-    "decoder.hidden": (1, 2**16),
-    "decoder.attention": (1, 2**16),
-    "decoder.embedding": (1, 2**16),
-    "decoder.max_labels": (1, 2**16),
-    "decoder.dropout": (0.0, 0.99),
-    "decoder.feature_dropout": (0.0, 0.99),
-    "set_head.hidden": (4, 2**16),
-    "set_head.heads": (1, 64),
-    "set_head.feedforward": (1, 2**16),
-    "set_head.layers": (1, 64),
-    "set_head.encoder_layers": (0, 64),
-    "set_head.groups": (1, 2**16),
-    "set_head.residual": (0.0, 1e3),
-    "set_head.dropout": (0.0, 0.99),
-    "backbone.unfreeze_step": (0, 2**31 - 1),
-    "label_smoothing": (0.0, 0.99),
-    "ema.decay": (0.0, 0.999999),
-    "swa.start_step": (0, 2**31 - 1),
-    "cache.views": (0, 1000),
-    "optimizer.backbone_scale": (0.0, 1e3),
-    "search.beam_size": (1, 1024),
-    "search.threshold": (-1.0, 1.0),
-    "search.top_k": (0, 2**16),
-    "knn.neighbours": (0, 1000),
-    "optimizer.learning_rate": (0.0, 1e3),
-    "optimizer.weight_decay": (0.0, 1e3),
-    "optimizer.warmup_steps": (0, 2**31 - 1),
-    "optimizer.clip_norm": (0.0, math.inf),
-    "train.batch_size": (1, 2**20),
-    "train.steps": (1, 2**31 - 1),
-    "train.log_every": (1, 2**31 - 1),
-    "train.eval_every": (1, 2**31 - 1),
-    "train.checkpoint_every": (1, 2**31 - 1),
-    "train.keep": (1, 1000),
-    "train.max_skipped": (1, 2**31 - 1),
-    "eval.batch_size": (1, 2**20),
-}
-
-SWITCHES = (
-    "data.drop_unlabelled",
-    "data.download",
-    "data.augment.flip",
-    "backbone.frozen",
+# What a frozen backbone leaves without effect.
+_OF_A_LEARNING_BACKBONE = (
+    "backbone.unfreeze_step",
     "backbone.freeze_norm",
     "backbone.remat",
-    "decoder.use_attention",
+    "optimizer.backbone_scale",
 )
-TEXTS = ("method", "data.path", "data.train_list", "backbone.weights", "cache.path")
-
-# What a frozen backbone leaves without effect, with the values in `configs/common.py`.
-_OF_A_LEARNING_BACKBONE = {
-    "backbone.unfreeze_step": 0,
-    "backbone.freeze_norm": False,
-    "backbone.remat": False,
-    "optimizer.backbone_scale": 0.1,
-}
-
-FIELDS = frozenset((*CHOICES, *RANGES, *SWITCHES, *TEXTS))
-
-
-def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a config as ('train.steps', 100) pairs."""
-    for name, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def unknown_field(name: str) -> str:
-    """What to say of a field that does not exist; `name` is without 'config.'."""
-    last = name.rpartition(".")[2]
-    in_other_groups = [field for field in sorted(FIELDS) if field.rpartition(".")[2] == last]
-    near = in_other_groups or difflib.get_close_matches(name, sorted(FIELDS), 1)
-    advice = f"did you mean config.{near[0]}?" if near else "see configs/common.py"
-    return f"unknown config field config.{name}; {advice}"
 
 
 def validate(config: ml_collections.ConfigDict, devices: int) -> None:
     """Checks every field.
 
     Args:
-      config: as `configs/common.py` lays it out.
+      config: as `fields.default_config` lays it out.
       devices: over which the batches are split, on all hosts.
 
     Raises:
@@ -158,11 +42,10 @@ def validate(config: ml_collections.ConfigDict, devices: int) -> None:
 def find_mistakes(config: ml_collections.ConfigDict, devices: int) -> list[str]:
     """What `validate` names, one by one."""
     fields = dict(flatten(config))
-    mistakes = [unknown_field(name) for name in sorted({*fields} - FIELDS)]
-    if missing := sorted(FIELDS - {*fields}):
+    mistakes = [unknown_field(name) for name in sorted({*fields} - {*FIELDS})]
+    if missing := sorted({*FIELDS} - {*fields}):
         mistakes.append(
-            f"the config lacks {', '.join(missing)}: it was made by another version; build it on "
-            "configs/common.py"
+            f"the config lacks {', '.join(missing)}: build it on attn_lstm.fields.default_config"
         )
         return mistakes
     mistakes += [f"config.{name}={value!r} {wrong}" for name, value in fields.items()
@@ -178,21 +61,7 @@ def find_mistakes(config: ml_collections.ConfigDict, devices: int) -> list[str]:
 
 def _wrong(name: str, value: Any) -> str | None:
     """What is wrong with a value by itself."""
-    if name in CHOICES and value not in CHOICES[name]:
-        known = [*map(str, CHOICES[name])]
-        near = difflib.get_close_matches(str(value), known, 1)
-        return f"is none of: {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
-    if name in SWITCHES and not isinstance(value, bool):
-        return "is neither True nor False"
-    if name in TEXTS and not isinstance(value, str):
-        return "is no text"
-    if name in RANGES:
-        low, high = RANGES[name]
-        whole = isinstance(low, int)
-        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not number or not low <= value <= high:  # NaN is not between them
-            return f"is no {'integer' if whole else 'number'} between {low} and {high}"
-    return None
+    return FIELDS[name].wrong(value)
 
 
 def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
@@ -259,18 +128,19 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
             "config.backbone.weights, or config.backbone.frozen=False to train from scratch"
         )
     fields = dict(flatten(config))
-    for name, usual in _OF_A_LEARNING_BACKBONE.items():
+    for name in _OF_A_LEARNING_BACKBONE:
+        usual = FIELDS[name].default
         if config.backbone.frozen and fields[name] != usual:
             problems.append(
                 f"config.{name}={fields[name]} is for a backbone that learns: give "
                 f"config.backbone.frozen=False, or leave it at {usual}"
             )
-    scale = config.optimizer.backbone_scale
-    if not config.backbone.frozen and not config.backbone.weights and scale != 0.1:
+    scale, usual = config.optimizer.backbone_scale, FIELDS["optimizer.backbone_scale"].default
+    if not config.backbone.frozen and not config.backbone.weights and scale != usual:
         problems.append(
             f"config.optimizer.backbone_scale={scale} is for a backbone that starts from "
             "config.backbone.weights: one from random parameters learns as fast as the head; give "
-            "weights, or leave it at 0.1"
+            f"weights, or leave it at {usual}"
         )
     if config.backbone.weights and config.backbone.name == "small":
         problems.append("config.backbone.weights: the small backbone has no published weights")

@@ -7,12 +7,13 @@ trains in about four minutes on 2 cores.
 
 import ml_collections
 
-from configs import common
+from attn_lstm.fields import default_config
+from attn_lstm.methods import apply_method
 
 
 def get_config(method: str = "order_free") -> ml_collections.ConfigDict:
-    """See `configs.common` for the fields and the methods."""
-    config = common.get_config()
+    """See docs/config.md for the fields and the rows."""
+    config = default_config()
     config.data.name = "digits"
     config.data.image_size = 64
     config.data.augment.flip = False  # a mirrored digit is another sign
@@ -33,4 +34,4 @@ def get_config(method: str = "order_free") -> ml_collections.ConfigDict:
     config.train.eval_every = 650
     config.train.checkpoint_every = 650
     config.eval.batch_size = 200
-    return common.apply_method(config, method)
+    return apply_method(config, method)

@@ -10,13 +10,14 @@ and tells what to set `decoder.max_labels` to.
 
 import ml_collections
 
-from configs import common
+from attn_lstm.fields import default_config
+from attn_lstm.methods import apply_method
 
 
 def get_config(method: str = "order_free") -> ml_collections.ConfigDict:
-    """See `configs.common` for the fields and the methods."""
-    config = common.get_config()
+    """See docs/config.md for the fields and the rows."""
+    config = default_config()
     config.data.name = "folder"
     # T, the most labels that an image is given: at least the largest label set of the data.
     config.decoder.max_labels = 10
-    return common.apply_method(config, method)
+    return apply_method(config, method)

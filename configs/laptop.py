@@ -8,16 +8,17 @@ As `configs/folder.py`, with settings that fit some thousands of images and two 
 
 import ml_collections
 
-from configs import common
+from attn_lstm.fields import default_config
+from attn_lstm.methods import apply_method
 
 
 def get_config(method: str = "order_free") -> ml_collections.ConfigDict:
-    """See `configs.common` for the fields and the methods."""
-    config = common.get_config()
+    """See docs/config.md for the fields and the rows."""
+    config = default_config()
     config.data.name = "folder"
     config.backbone.depth = 18
     settle(config)
-    return common.apply_method(config, method)
+    return apply_method(config, method)
 
 
 def settle(config: ml_collections.ConfigDict) -> None:

@@ -8,14 +8,15 @@ Many of the images have left Flickr: `--config.data.on_missing=skip` leaves them
 
 import ml_collections
 
-from configs import common
+from attn_lstm.fields import default_config
+from attn_lstm.methods import apply_method
 
 
 def get_config(method: str = "order_free") -> ml_collections.ConfigDict:
-    """See `configs.common` for the fields and the methods."""
-    config = common.get_config()
+    """See docs/config.md for the fields and the rows."""
+    config = default_config()
     config.data.name = "nus_wide"
     config.data.drop_unlabelled = True  # [P]
     # T [?]: the largest label set of NUS-WIDE is stated in no source that we know.
     config.decoder.max_labels = 20
-    return common.apply_method(config, method)
+    return apply_method(config, method)

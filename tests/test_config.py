@@ -1,26 +1,27 @@
 import math
+from pathlib import Path
 
 import ml_collections
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attn_lstm import config as configuration
+from attn_lstm import fields
 from attn_lstm.errors import UserError
-from configs import coco, common, digits, folder, laptop, nus_wide
+from attn_lstm.fields import FIELDS, Choice, flatten, nested
+from attn_lstm.methods import METHODS
+from configs import coco, digits, folder, laptop, nus_wide
+
+DIGITS = dict(flatten(digits.get_config()))
 
 
-def digits_with(**fields) -> ml_collections.ConfigDict:
+def digits_with(**changed) -> ml_collections.ConfigDict:
     """The config of digits with fields set to anything, as a config file of anybody's may."""
-    nested = {}
-    for name, value in {**dict(configuration.flatten(digits.get_config())), **fields}.items():
-        *groups, last = name.split(".")
-        group = nested
-        for part in groups:
-            group = group.setdefault(part, {})
-        group[last] = value
-    return ml_collections.ConfigDict(nested)
+    return nested({**DIGITS, **changed})
 
 
-@pytest.mark.parametrize("method", common.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_row_of_digits_is_valid_as_it_stands(method):
     configuration.validate(digits.get_config(method), devices=1)
 
@@ -34,9 +35,14 @@ def test_the_large_data_sets_need_a_folder_and_weights_only(module):
     configuration.validate(config, devices=8)
 
 
-def test_every_field_is_checked():
-    assert {name for name, _ in configuration.flatten(common.get_config())} == configuration.FIELDS
-    assert {*configuration.PLACES} < configuration.FIELDS
+def test_the_page_of_fields_is_up_to_date():
+    assert Path("docs/config.md").read_text(encoding="utf-8") == fields.page()
+
+
+def test_every_default_may_be_what_it_is():
+    wrong = {name for name, field in FIELDS.items() if field.wrong(field.default)}
+    assert wrong == {"data.name"}  # which each config file sets
+    assert {*configuration.CHANGEABLE} < {*FIELDS}
 
 
 def test_all_mistakes_are_reported_together():
@@ -62,23 +68,50 @@ def test_all_mistakes_are_reported_together():
     assert "\n" not in message
 
 
+ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FIELDS)), ANYTHING, min_size=1, max_size=4))
+def test_whatever_stands_in_fields_is_accepted_or_named(changed):
+    message = "; ".join(configuration.find_mistakes(digits_with(**changed), devices=1))
+    for name, value in changed.items():
+        usual = type(DIGITS[name])
+        fits = type(value) is usual or (usual is float and type(value) is int)
+        if not fits:
+            assert f"config.{name}={value!r} is " in message
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FIELDS)), ANYTHING))
+def test_fields_come_back_from_their_groups(values):
+    assert repr(dict(sorted(flatten(nested(values))))) == repr(dict(sorted(values.items())))
+
+
 @pytest.mark.parametrize(
     ("field", "value", "complaint"),
     [
-        *((field, "abc", "is no") for field in configuration.RANGES),
-        *((field, True, "is no") for field in configuration.RANGES),
-        *((field, "True", "is neither True nor False") for field in configuration.SWITCHES),
-        *((field, 1, "is neither True nor False") for field in configuration.SWITCHES),
-        *((field, None, "is no text") for field in configuration.TEXTS),
-        *((field, None, "is none of: ") for field in configuration.CHOICES),
+        ("train.steps", 0, "is no integer between 1 and 2147483647"),
         ("train.steps", 1e5, "is no integer between 1 and"),
         ("decoder.dropout", -0.1, "is no number between 0.0 and 0.99"),
+        ("decoder.dropout", math.nan, "is no number between 0.0 and 0.99"),
+        ("optimizer.clip_norm", -1, "is no number between 0.0 and inf"),
+        ("backbone.depth", 20, "is none of: 18, 34, 50, 101, 152"),
+        ("backbone.frozen", 1, "is neither True nor False"),
+        ("data.path", None, "is no text"),
     ],
 )
-def test_another_type_or_range_is_named_with_field_and_value(field, value, complaint):
+def test_a_value_that_may_not_be_is_named_with_what_may(field, value, complaint):
     with pytest.raises(UserError) as caught:
         configuration.validate(digits_with(**{field: value}), devices=1)
     assert f"config.{field}={value!r} {complaint}" in str(caught.value)
+
+
+def test_choices_that_are_added_later_count():
+    choices = {"one": 1}
+    field = Choice("one", choices, "of a registry")
+    assert field.wrong("two") == "is none of: one"
+    choices["two"] = 2
+    assert field.wrong("two") is None
+    assert field.permitted() == "`one`, `two`"
 
 
 @pytest.mark.parametrize(
@@ -114,13 +147,13 @@ PER_CLASS = {"search.decide": "scores", "search.thresholds": "per_class"}
         ({"optimizer.backbone_scale": 0.5}, "backbone_scale=0.5.*backbone.weights"),
         ({"data.protocol": "list"}, "data.train_list"),
         ({"data.name": "nus_wide", "data.path": "here"}, "drop_unlabelled=True"),
-        ({**CNN_RNN, "loss": "focal"}, "no M_map"),
+        ({**CNN_RNN, "loss": "focal"}, "a config.head of attention_lstm.*not 'cnn_rnn'"),
         ({"loss": "asymmetric", "label_smoothing": 0.1}, "config.loss='asymmetric'"),
         ({"ema.decay": 0.9, "swa.start_step": 5}, "leave one at 0"),
         ({"swa.start_step": 2000}, "not below config.train.steps=1300"),
         ({"head": "linear", "loss": "softmax", "label_smoothing": 0.1}, "label_smoothing"),
         ({"head": "cnn_rnn"}, "config.order='frequent_first'"),
-        ({"search.top_k": 3}, "linear, query2label, ml_decoder, csra or knn"),
+        ({"search.top_k": 3}, "linear, query2label, ml_decoder, csra, knn"),
         ({"head": "knn"}, "config.backbone.frozen=True"),
         ({"head": "knn", "backbone.frozen": True, "loss": "warp"}, "a config.head of linear"),
         ({"head": "csra", "set_head.heads": 3}, "csra has 1, 2, 4, 6, 8 heads"),
@@ -156,7 +189,7 @@ def test_what_ranks_and_what_decides_go_together(overrides):
     configuration.validate(config, devices=1)
 
 
-def test_a_config_of_another_version_is_named_not_a_crash():
+def test_what_a_config_lacks_is_named_not_a_crash():
     with pytest.raises(UserError, match=r"lacks.*train\.steps"):
         configuration.validate(ml_collections.ConfigDict({"seed": 0}), devices=1)
 

@@ -204,4 +204,4 @@ def test_help_reads_well(script):
     assert "--workdir" in listed and "(required)" in listed
     assert "--config.FIELD=VALUE" in listed
     assert ("--coordinator_address" in listed) == (script != "predict.py")
-    assert "absl" not in listed and "/" not in listed.replace("configs/common.py", "")
+    assert "absl" not in listed and "/" not in listed.replace("docs/config.md", "")

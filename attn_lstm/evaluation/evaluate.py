@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from attn_lstm import parallel, storage
-from attn_lstm.config import flatten
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Split
 from attn_lstm.errors import UserError
+from attn_lstm.fields import flatten
 from attn_lstm.measures import calibration, summary, thresholds
 from attn_lstm.measures.calibration import Calibration
 from attn_lstm.measures.predictions import Predictions, cut

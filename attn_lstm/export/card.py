@@ -12,8 +12,9 @@ import jinja2
 import ml_collections
 
 from attn_lstm import storage
-from attn_lstm.config import PLACES, flatten
+from attn_lstm.config import PLACES
 from attn_lstm.errors import UserError
+from attn_lstm.fields import flatten
 from attn_lstm.reports.tables import COLUMNS, cell
 from attn_lstm.runs import workdir
 from attn_lstm.runs.opened import Opened

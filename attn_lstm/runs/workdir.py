@@ -10,8 +10,9 @@ from pathlib import Path
 
 import ml_collections
 
-from attn_lstm.config import CHANGEABLE, flatten
+from attn_lstm.config import CHANGEABLE
 from attn_lstm.errors import UserError
+from attn_lstm.fields import flatten
 from attn_lstm.storage import damaged, is_number, read_json, write_json, writing
 
 CONFIG, LABELS, STATISTICS, SECONDS = (

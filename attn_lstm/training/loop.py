@@ -12,11 +12,12 @@ import ml_collections
 from jax.sharding import Mesh
 
 from attn_lstm import parallel, storage, weights
-from attn_lstm.config import PLACES, flatten, resolve, validate
+from attn_lstm.config import PLACES, resolve, validate
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Split
 from attn_lstm.data.statistics import label_statistics
 from attn_lstm.errors import UserError
+from attn_lstm.fields import flatten
 from attn_lstm.measures import summary, thresholds
 from attn_lstm.ordering import frequency_rank
 from attn_lstm.parallel import REPLICATED
@@ -43,7 +44,7 @@ def train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh) -> boo
     """Trains a config in a work directory, going on from what is there.
 
     Args:
-      config: as `configs/common.py` lays it out.
+      config: as `fields.default_config` lays it out.
       directory: the work directory; made when missing.
       mesh: of all devices.
 

@@ -6,7 +6,7 @@ from benchmarks.configs import coco_subset
 
 
 def get_config(method: str = "order_free") -> ml_collections.ConfigDict:
-    """See `configs.common` for the fields and the methods."""
+    """See docs/config.md for the fields and the rows."""
     config = coco_subset.get_config(method).unlock()
     config.data.name = "folder"
     config.decoder.max_labels = 5  # no image has more

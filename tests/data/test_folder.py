@@ -16,7 +16,7 @@ from PIL import Image
 from attn_lstm import data
 from attn_lstm.data import folder
 from attn_lstm.errors import UserError
-from configs import common
+from attn_lstm.methods import METHODS
 from configs import folder as folder_config
 
 # Not in the order of their names.
@@ -243,7 +243,7 @@ def test_the_config_reaches_the_reader(tmp_path):
         data.load_split(config, "test")
 
 
-@pytest.mark.parametrize("method", common.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_a_config(method):
     config = folder_config.get_config(method)
     assert (config.data.name, config.method) == ("folder", method)

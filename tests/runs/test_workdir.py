@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from attn_lstm import storage
 from attn_lstm.errors import UserError
+from attn_lstm.fields import default_config
 from attn_lstm.measures.calibration import Calibration
 from attn_lstm.measures.thresholds import Threshold
 from attn_lstm.runs import tuned, workdir
 from attn_lstm.training import metrics_log
-from configs import common
 
-SEARCH = common.get_config().search
+SEARCH = default_config().search
 
 
 def changed(**fields) -> ml_collections.ConfigDict:

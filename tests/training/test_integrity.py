@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from attn_lstm.config import flatten
 from attn_lstm.errors import UserError
+from attn_lstm.fields import flatten
 from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import opened, workdir
 from attn_lstm.runs.checkpoint import CHECKSUMS, Checkpoints, find_damage

@@ -16,9 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from attn_lstm.config import flatten
 from attn_lstm.errors import LOST
 from attn_lstm.evaluation import evaluate
+from attn_lstm.fields import flatten
 from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import workdir
 from attn_lstm.training import loop
