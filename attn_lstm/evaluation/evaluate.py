@@ -66,11 +66,8 @@ def evaluate(
         asked = pictures.rows_of(data, figure_ids)
         tau, origin = find_threshold(opened, directory)
         fitted = tuned.load_calibration(directory, opened.step, config.search)
-    maps, cut = None, tau.of(data.label_names)
-    if figures or figure_ids or report:
-        predictions, maps = _predict_with_maps(opened, data, cut, directory, mesh)
-    else:
-        (predictions,) = _predict(opened, data, [cut], directory, mesh)
+    cut = tau.of(data.label_names)
+    predictions, maps = _predict_with_maps(opened, data, cut, directory, mesh)
     result = {
         "method": config.method,
         "dataset": opened.table.dataset,
@@ -80,7 +77,7 @@ def evaluate(
         "threshold": tau.value,
         "threshold_origin": origin,
         "parameters": _count_parameters(opened.variables["params"]),
-        **summary.report(predictions, data, opened.table.counts, fitted),
+        **summary.report(predictions, data, opened.table.counts, fitted, maps),
         "config": config.to_dict(),
     }
     for label, own in tau.by_label.items():

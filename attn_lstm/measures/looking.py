@@ -40,10 +40,13 @@ def total_variation(maps: np.ndarray, sequence: np.ndarray) -> np.ndarray:
     Args:
       maps: float[N,T,K], which sum to 1 over the regions; sequence: int[N,T].
     """
-    found = np.array(pairs(sequence), np.int64).reshape(-1, 3)
-    image, step, later = found.T
-    first, second = (maps[image, at].astype(np.float64) for at in (step, later))
-    return np.abs(first - second).sum(axis=-1) / 2
+    # One by one: all pairs of a large split at once would be copies of its maps.
+    return np.array(
+        [
+            np.abs(maps[image, step].astype(np.float64) - maps[image, later]).sum() / 2
+            for image, step, later in pairs(sequence)
+        ]
+    )
 
 
 def same_peak(

@@ -18,6 +18,7 @@ class Predictions:
     truth: np.ndarray  # bool[N,C]
     image_id: np.ndarray  # int32[N], rows of the split
     regions: int | None  # K
+    cam_peaks: np.ndarray | None = None  # int32[N,C], where M_map's own map of a label has its peak
 
 
 def cut(predictions: Predictions, tau: float | np.ndarray) -> Predictions:

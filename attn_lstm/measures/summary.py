@@ -79,6 +79,7 @@ def report(
     split: Split,
     counts: Sequence[int],
     fitted: Calibration | None = None,
+    maps: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Everything that `eval.py` writes: figures, the top-3 row, diagnostics and per-class figures.
 
@@ -90,6 +91,7 @@ def report(
       split: that split.
       counts: C numbers, the training images that have each label.
       fitted: what brings the scores closer to frequencies, if it is known.
+      maps: float[N,T,K], where the network looked for each label of the sequences, if anywhere.
     """
     truth, labels = predictions.truth, predictions.labels
     result: dict[str, Any] = figures(predictions, split.label_names)
@@ -106,16 +108,43 @@ def report(
     result["set_size"] = {name: sizes[name]["mean"] for name in ("true", "predicted")}
     result["diagnostics"] = diagnosis
     result["calibration"] = calibration_report(predictions, fitted)
-    if split.boxes is not None and predictions.peaks is not None:
-        result["pointing"] = looking.pointing(
-            predictions.sequence, {"attention": predictions.peaks}, predictions.regions, boxes
-        )
+    if predictions.peaks is not None:
+        result |= looking_report(predictions, boxes, maps)
     per_class = metrics.per_class(labels, truth, predictions.scores)
     result["per_class"] = {
         name: {figure: _number(values[i]) for figure, values in per_class.items()}
         for i, name in enumerate(split.label_names)
     }
     return result
+
+
+def looking_report(
+    predictions: Predictions, boxes: Sequence[np.ndarray] | None, maps: np.ndarray | None
+) -> dict[str, Any]:
+    """Where the network looks for the labels of its sequences, beside what costs nothing.
+
+    Args:
+      predictions: of a row that attends.
+      boxes: of each image, as in `Split.boxes`, or None where the data has none.
+      maps: as in `report`.
+
+    Returns:
+      'looking', how much the map changes between two labels of one image: `looking.same_peak`, with
+      boxes 'of_other_boxes' too, and the mean 'total_variation'; with boxes 'pointing' as in
+      `looking.pointing`, by 'attention' and, where there is one, by M_map's 'cam'.
+    """
+    sequence, peaks = predictions.sequence, predictions.peaks
+    changes: dict[str, Any] = looking.same_peak(peaks, sequence)
+    if maps is not None and changes["pairs"]:
+        changes["total_variation"] = float(looking.total_variation(maps, sequence).mean())
+    if boxes is None:
+        return {"looking": changes}
+    changes["of_other_boxes"] = looking.same_peak(peaks, sequence, boxes)
+    of = {"attention": peaks}
+    if predictions.cam_peaks is not None:
+        of["cam"] = np.take_along_axis(predictions.cam_peaks, np.maximum(sequence, 0), axis=1)
+    pointing = looking.pointing(sequence, of, predictions.regions, boxes)
+    return {"looking": changes, "pointing": pointing}
 
 
 def calibration_report(predictions: Predictions, fitted: Calibration | None) -> dict[str, Any]:

@@ -106,6 +106,16 @@ class Network(nn.Module):
         logits, weights = self._map(features, train=False)
         return self.link(logits), weights
 
+    def class_activation(self, features: jax.Array) -> jax.Array | None:
+        """The maps of M_map's linear layer (CAM, Zhou et al. 2016): float[B,K,D] -> float32[B,C,K].
+
+        What each region adds to the label's logit, which is their mean. They cost nothing, and an
+        attention that looks must point better. None for a row without that layer.
+        """
+        if self.set_head is not None or not (self.decoder is None or self.decoder.needs_map):
+            return None
+        return jnp.swapaxes(self.map_labels(features).astype(jnp.float32), 1, 2)
+
     def _link(self, logits: jax.Array | None) -> jax.Array | None:
         return None if logits is None else self.link(logits)
 

@@ -97,8 +97,11 @@ def _tiles(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("true labels an image", f"{sizes['true']:.2f}"),
     ]
     if "attention" in (pointing := result.get("pointing", {})):
-        tiles.append((f"attention in its box, % (even: {pointing['uniform']:.1f})",
-                      cell(pointing["attention"])))  # fmt: skip
+        names = {"cam": "M_map", "centre": "middle", "uniform": "even"}
+        others = ", ".join(
+            f"{text} {pointing[x]:.1f}" for x, text in names.items() if x in pointing
+        )
+        tiles.append((f"attention in its box, % ({others})", cell(pointing["attention"])))
     return tiles
 
 

@@ -33,13 +33,33 @@ def describe(result: dict) -> str:
             f"calibration error of the scores {calibrated['error']:.1f} points, "
             f"{calibrated['calibrated_error']:.1f} when calibrated on the validation split"
         )
-    if "attention" in result.get("pointing", {}):
-        pointing = result["pointing"]
+    lines += _describe_looking(result.get("looking", {}), result.get("pointing", {}))
+    return "\n".join([*lines, *_describe_diagnostics(result["diagnostics"])])
+
+
+def _describe_looking(looking: dict, pointing: dict) -> list[str]:
+    """Lines on how much the attention changes from label to label, and on where it points."""
+    lines = []
+    if "same_peak" in looking:
+        apart = looking.get("of_other_boxes", {})
+        boxes = (
+            f", {apart['same_peak']:.1f} % where the boxes of correct labels differ"
+            if "same_peak" in apart
+            else ""
+        )
+        lines.append(
+            f"two labels of an image share the attention's peak in {looking['same_peak']:.1f} % of "
+            f"{looking['pairs']} pairs{boxes}; total variation between their maps "
+            f"{looking['total_variation']:.2f}"
+        )
+    if "attention" in pointing:
+        names = {"cam": "M_map's own", "centre": "the image's middle", "uniform": "a uniform map"}
+        others = [f"{name} {pointing[x]:.1f}" for x, name in names.items() if x in pointing]
         lines.append(
             f"attention peaks inside the label's box for {pointing['attention']:.1f} % of "
-            f"{pointing['labels']} correct labels (a uniform map: {pointing['uniform']:.1f} %)"
+            f"{pointing['labels']} correct labels ({', '.join(others)})"
         )
-    return "\n".join([*lines, *_describe_diagnostics(result["diagnostics"])])
+    return lines
 
 
 def _describe_diagnostics(diagnosis: dict) -> list[str]:

@@ -18,19 +18,20 @@ from attn_lstm.objective import image_losses
 from attn_lstm.parallel import REPLICATED, SPLIT, SPLIT_SECOND
 from attn_lstm.rows import Row
 
-EvalStep = Callable[..., tuple[Prediction, dict[str, jax.Array]]]
+EvalStep = Callable[..., tuple[Prediction, dict[str, jax.Array], jax.Array | None]]
 
 
 def make_eval_step(row: Row) -> EvalStep:
     """`step(variables, batch, rank, thresholds float32[G] or [G,C])`, to be mapped over `AXIS`.
 
     Returns predictions with one more leading axis G, one decision a threshold on what was computed
-    once, and the parts of the loss, float32[B] each.
+    once; the parts of the loss, float32[B] each; and of a row that attends the region where the
+    class activation map of each label has its peak, int32[B,C], or None without such maps.
     """
 
     def step(
         variables: dict[str, Any], batch: Any, rank: jax.Array, thresholds: jax.Array
-    ) -> tuple[Prediction, dict[str, jax.Array]]:
+    ) -> tuple[Prediction, dict[str, jax.Array], jax.Array | None]:
         features, parts = row.features(variables, batch.inputs), {}
         if row.objective.parts:
             # Where the row feeds itself, the losses need the greedy pass too: XLA makes it once.
@@ -39,7 +40,11 @@ def make_eval_step(row: Row) -> EvalStep:
             )
         seen = observe(row.decision, row.network, variables, features)
         decide = partial(predict, row.decision, row.network, variables, seen)
-        return jax.lax.map(decide, thresholds), parts
+        cam = None
+        if row.attends:
+            cam = row.network.apply(variables, features, method="class_activation")
+        peaks = None if cam is None else cam.argmax(axis=-1).astype(jnp.int32)
+        return jax.lax.map(decide, thresholds), parts, peaks
 
     return step
 
@@ -50,7 +55,7 @@ def map_eval_step(row: Row, mesh: Mesh) -> EvalStep:
         make_eval_step(row),
         mesh,
         in_specs=(REPLICATED, SPLIT, REPLICATED, REPLICATED),
-        out_specs=(SPLIT_SECOND, SPLIT),
+        out_specs=(SPLIT_SECOND, SPLIT, SPLIT),
     )
 
 
@@ -105,6 +110,7 @@ class _Gathered:
     peaks: np.ndarray | None  # int32[G,M,T]
     maps: np.ndarray | None  # float16[G,M,T,K]
     losses: dict[str, np.ndarray]  # float32[M] each
+    cam_peaks: np.ndarray | None  # int32[M,C]
     batch: Batch  # without images
     regions: int | None  # K
     counted: np.ndarray  # int64[N], where the images of the split are, in its order
@@ -119,6 +125,7 @@ class _Gathered:
             probabilities=self.prediction.probabilities[g, rows],
             peaks=None if self.peaks is None else self.peaks[g, rows],
             losses={name: part[rows] for name, part in self.losses.items()},
+            cam_peaks=None if self.cam_peaks is None else self.cam_peaks[rows],
             truth=self.batch.labels[rows] > 0,
             image_id=self.batch.image_id[rows],
             regions=self.regions,
@@ -140,14 +147,14 @@ def _run(
     kept = []
     regions = None
     for batch in parallel.prefetch(batches, mesh):
-        prediction, losses = eval_step(variables, batch, rank, thresholds)
+        prediction, losses, cam_peaks = eval_step(variables, batch, rank, thresholds)
         peaks = maps = None
         if prediction.attention is not None:
             peaks, regions = prediction.attention.argmax(-1), prediction.attention.shape[-1]
             maps = prediction.attention.astype(jnp.float16) if keep_maps else None
         prediction = prediction.replace(attention=None)
         truth = batch._replace(inputs=None)
-        kept.append(parallel.gather((prediction, peaks, maps, losses, truth)))
+        kept.append(parallel.gather((prediction, peaks, maps, losses, cam_peaks, truth)))
     if not kept:
         raise ValueError("no batches: there is nothing to evaluate")
 
@@ -155,8 +162,8 @@ def _run(
         return np.concatenate(leaves, axis=axis)
 
     prediction, peaks, maps = jax.tree.map(lambda *x: rows(x, 1), *(k[:3] for k in kept))
-    losses, batch = jax.tree.map(lambda *x: rows(x, 0), *(k[3:] for k in kept))
+    losses, cam_peaks, batch = jax.tree.map(lambda *x: rows(x, 0), *(k[3:] for k in kept))
     counted = np.flatnonzero(batch.mask)
     # Hosts hold parts of each batch, so rows come back in the split's order by their id only.
     counted = counted[np.argsort(batch.image_id[counted], kind="stable")]
-    return _Gathered(prediction, peaks, maps, losses, batch, regions, counted)
+    return _Gathered(prediction, peaks, maps, losses, cam_peaks, batch, regions, counted)

@@ -109,7 +109,7 @@ class Memory:
 
         def step(
             variables: dict[str, PyTree], batch: Batch, rank: jax.Array, counts: jax.Array
-        ) -> tuple[Prediction, dict[str, jax.Array]]:
+        ) -> tuple[Prediction, dict[str, jax.Array], None]:
             features = row.features(variables, batch.inputs)
             memory = variables["memory"]["neighbours"]
 
@@ -118,13 +118,13 @@ class Memory:
                 return row.decide(remembering, features, threshold)
 
             # Mapped at once: the search for neighbours knows nothing of k, and is done once.
-            return jax.vmap(predict_with)(counts), {}
+            return jax.vmap(predict_with)(counts), {}, None
 
         return parallel.map_over_devices(
             step,
             self._pieces.mesh,
             in_specs=(REPLICATED, SPLIT, REPLICATED, REPLICATED),
-            out_specs=(SPLIT_SECOND, SPLIT),
+            out_specs=(SPLIT_SECOND, SPLIT, SPLIT),
         )
 
     @staticmethod

@@ -46,6 +46,33 @@ def test_the_report_points_into_the_boxes_of_the_images_that_were_read():
     assert pointing == {"labels": 1, "attention": 100.0, "centre": 100.0, "uniform": 50.0}
 
 
+def test_the_report_says_how_maps_change_and_points_beside_m_map():
+    boxes = (np.array([[0, 0, 0, 0.5, 1], [1, 0.5, 0, 1, 1]], np.float32),)
+    seen = predictions([[1, 1]], [[1, 1]], [[1, 0]], [[1, 1]], regions=4)
+    seen = dataclasses.replace(seen, cam_peaks=np.array([[0, 2]]))
+    maps = np.array([[[0, 1, 0, 0], [0, 0.5, 0.5, 0]]], np.float16)
+    found = report(seen, split([[1, 1]], boxes), [2, 1], maps=maps)
+    assert found["looking"] == {
+        "pairs": 1,
+        "same_peak": 100.0,
+        "total_variation": 0.5,
+        "of_other_boxes": {"pairs": 1, "same_peak": 100.0},
+    }
+    assert found["pointing"] == {
+        "labels": 2, "attention": 50.0, "cam": 100.0, "centre": 100.0, "uniform": 50.0
+    }  # fmt: skip
+    lines = describe(found | {"method": "m", "dataset": "d", "split": "test", "step": 1,
+                              "threshold": 0.5, "threshold_origin": "default"})  # fmt: skip
+    assert (
+        "share the attention's peak in 100.0 % of 1 pairs, 100.0 % where the boxes of correct "
+        "labels differ; total variation between their maps 0.50"
+    ) in lines
+    assert (
+        "inside the label's box for 50.0 % of 2 correct labels (M_map's own 100.0, the image's "
+        "middle 100.0, a uniform map 50.0)"
+    ) in lines
+
+
 def test_the_report_names_labels_counts_and_parts_of_the_loss():
     truth = [[1, 0], [0, 1], [1, 1]]
     result = report(predictions([[1, 0], [1, 0], [1, 1]], truth), split(truth), [5, 3])

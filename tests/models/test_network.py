@@ -34,6 +34,22 @@ def test_v_prob_is_the_linear_map_of_the_mean_feature(tiny_config, images):
     assert outputs.unrolled.logits.shape == (2, 3, 3)
 
 
+def test_class_activation_maps_have_the_logits_of_m_map_for_means(tiny_config, images):
+    network, variables = create(tiny_config, images)
+    features = network.apply(variables, images, method="encode")
+    maps = network.apply(variables, features, method="class_activation")
+    assert maps.shape == (2, 3, 16) and maps.dtype == jnp.float32
+    logits = network.apply(variables, features, method="label_logits")
+    np.testing.assert_allclose(maps.mean(axis=-1), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", [{"head": "csra"}, {"head": "cnn_rnn", "order": "frequent_first"}])
+def test_a_row_without_m_map_has_no_class_activation(tiny_config, images, head):
+    network, variables = create(tiny_config, images, **head)
+    features = network.apply(variables, images, method="encode")
+    assert network.apply(variables, features, method="class_activation") is None
+
+
 @pytest.mark.parametrize(
     ("loss", "low", "high"), [("bce", 0.33, 0.34), ("focal", 0.35, 0.5), ("asymmetric", 0.5, 0.9)]
 )

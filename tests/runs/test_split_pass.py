@@ -36,6 +36,13 @@ def config(tiny_config):
     return resolve(tiny_config())
 
 
+def test_the_region_where_m_map_sees_each_label_comes_with_the_predictions(config):
+    split = load_split(config.data, "test")
+    (seen,) = predicted(config, split, 1, [0.2])
+    assert seen.cam_peaks.shape == (10, 3)
+    assert ((seen.cam_peaks >= 0) & (seen.cam_peaks < seen.regions)).all()
+
+
 def test_every_image_counts_once_on_any_number_of_devices(config):
     split = load_split(config.data, "test")
     assert len(split) == 10  # which neither 8 rows a batch nor 4 devices divide
