@@ -15,6 +15,7 @@ from attn_lstm.compilation import keep_compiled
 from attn_lstm.config import find_mistakes
 from attn_lstm.errors import DONE, MISTAKE, UserError
 from attn_lstm.fields import flatten, unknown_field
+from attn_lstm.plugins import load_plugins
 from attn_lstm.runs import workdir
 
 # What ml_collections raises for a file that is no config, for unknown fields and other types.
@@ -50,6 +51,8 @@ def run(
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
+            if {*_HELP}.isdisjoint(argv):
+                load_plugins()  # a config file may name a row of theirs
             if distributed:
                 _define_process_flags()
             define_flags(argv)
