@@ -4,9 +4,11 @@
     python compare.py --config=configs/coco.py --workdir=runs/coco --methods=order_free,softmax ...
 
 Every field of the config can be overridden for all rows: --config.train.steps=500. Started again,
-it goes on with what is not finished. Writes WORKDIR/table.md, table.csv and table.json, with a
-bootstrap over the test images that says which differences to one row, --reference, are real. Exit
-codes: 0 done, 2 a mistake in flags, config or files, 75 stopped by a signal after saving.
+it goes on with what is not finished. With --trials=N each row's learning rate, weight decay,
+dropout, steps and one or two fields of its own are chosen first, by N trials on the validation
+split. Writes WORKDIR/table.md, table.csv and table.json, with a bootstrap over the test images that
+says which differences to one row, --reference, are real. Exit codes: 0 done, 2 a mistake in flags,
+config or files, 75 stopped by a signal after saving.
 """
 
 from collections.abc import Sequence
@@ -23,6 +25,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder of all runs; made when m
 _METHODS = flags.DEFINE_list("methods", None, "rows of the table; default: all")
 _REFERENCE = flags.DEFINE_string(
     "reference", None, "the row that others are compared with; default: order_free, or the best"
+)
+_TRIALS = flags.DEFINE_integer(
+    "trials", 1, "settings to try of each row first, on the validation split", lower_bound=1
 )
 _SEEDS = flags.DEFINE_integer("seeds", 1, "runs of each row", lower_bound=1)
 flags.mark_flag_as_required("workdir")
@@ -53,7 +58,12 @@ def main() -> int:
 
     configs = {method: _config_of(method) for method in _METHODS.value or METHODS}
     done = compare(
-        configs, Path(_WORKDIR.value), _SEEDS.value, make_mesh(), reference=_REFERENCE.value
+        configs,
+        Path(_WORKDIR.value),
+        _SEEDS.value,
+        make_mesh(),
+        reference=_REFERENCE.value,
+        trials=_TRIALS.value,
     )
     return errors.DONE if done else errors.STOPPED
 

@@ -14,6 +14,7 @@ from attn_lstm import parallel, storage
 from attn_lstm.config import resolve, validate
 from attn_lstm.errors import UserError
 from attn_lstm.evaluation import evaluate
+from attn_lstm.evaluation import trials as trial_runs
 from attn_lstm.measures import bootstrap, summary
 from attn_lstm.measures.bootstrap import Difference, Resampled
 from attn_lstm.reports import seeds_table
@@ -32,6 +33,7 @@ def compare(
     seeds: int,
     mesh: Mesh,
     reference: str | None = None,
+    trials: int = 1,
 ) -> bool:
     """Finishes what is not finished yet and writes DIRECTORY/table.{md,csv,json} after each run.
 
@@ -45,7 +47,8 @@ def compare(
       seeds: N; the seeds are the config's and the N - 1 behind it.
       mesh: of all devices.
       reference: the method that all others are compared with; None for the one that
-        `reports.comparison.reference_of` names.
+        `reports.seeds_table.reference_of` names.
+      trials: of each row, by which `evaluation.trials` chooses its settings first; 1 for none.
 
     Returns:
       True when all is done, False when SIGTERM or SIGINT stopped it (all is saved).
@@ -58,6 +61,11 @@ def compare(
         raise UserError(
             f"--reference={reference} is no row of the table; choose one of: {', '.join(configs)}"
         )
+    configs = {method: _sharing(config, directory) for method, config in configs.items()}
+    if trials > 1:
+        configs = _chosen(configs, directory, trials, mesh)
+        if configs is None:
+            return False
     plan = list(_plan(configs, directory, seeds))
     with parallel.agreed():
         for config, run in plan:
@@ -89,16 +97,37 @@ def compare(
     return True
 
 
+def _sharing(config: ml_collections.ConfigDict, directory: Path) -> ml_collections.ConfigDict:
+    """The config with one place for the features of all runs."""
+    changed = config.copy_and_resolve_references().unlock()
+    changed.cache.path = config.cache.path or str(directory / "features")
+    return changed.lock()
+
+
+def _chosen(
+    configs: Mapping[str, ml_collections.ConfigDict], directory: Path, count: int, mesh: Mesh
+) -> dict[str, ml_collections.ConfigDict] | None:
+    """The configs with what trials chose; None when a signal stopped them."""
+    with parallel.agreed():
+        for config in configs.values():
+            validate(resolve(config), mesh.size)
+    chosen = {}
+    for method, config in configs.items():
+        settled = trial_runs.choose(config, directory / method, count, mesh)
+        if settled is None:
+            return None
+        chosen[method] = settled
+    return chosen
+
+
 def _plan(
     configs: Mapping[str, ml_collections.ConfigDict], directory: Path, seeds: int
 ) -> Iterator[tuple[ml_collections.ConfigDict, Path]]:
     """Resolved configs and their work directories; every method once before the next seed."""
     for number in range(seeds):
         for method, config in configs.items():
-            changed = ml_collections.ConfigDict(config)
+            changed = config.copy_and_resolve_references().unlock()
             changed.seed = config.seed + number
-            if not config.cache.path:
-                changed.cache.path = str(directory / "features")
             yield resolve(changed), directory / method / f"seed-{changed.seed}"
 
 
