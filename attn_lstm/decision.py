@@ -21,6 +21,8 @@ class Decision:
 
     Attributes:
       scores: what ranks the labels of a row with a decoder, one of `SCORES`.
+      largest: p of a label is its largest of any step in all of these: the last step of such a
+        row says nothing of labels that were emitted before it.
       decide: what such a row predicts, one of `DECISIONS`.
       top_k: labels of every image for a row without one, whatever τ; 0: as many as τ lets through.
       beam_size: paths kept; stop: what τ is compared with, one of `beam_search.STOPS`.
@@ -28,6 +30,7 @@ class Decision:
     """
 
     scores: str
+    largest: bool
     decide: str
     top_k: int
     beam_size: int
@@ -93,7 +96,7 @@ def predict(
     """
     if network.decoder is None:
         return _cut(seen.preliminary, seen.maps, threshold, decision.top_k)
-    scores = label_scores(decision.scores, network, seen)
+    scores = label_scores(decision, network, seen)
     if decision.decide == "scores":
         return _cut(scores, seen.maps, threshold)
     beams = _search(decision, network, variables, seen, threshold)
@@ -134,22 +137,23 @@ def _search(
     )
 
 
-def label_scores(kind: str, network: Network, seen: Seen) -> jax.Array:
+def label_scores(decision: Decision, network: Network, seen: Seen) -> jax.Array:
     """A score of each label, float32[B,C], 0 to 1.
 
     Args:
-      kind: 'last_step', p of the greedy pass's last step, which has seen the most (its mAP on COCO
-        is above v_prob's), or with an end token as 'max'; 'map', v_prob; 'mean', of these two;
-        'max', the largest p of any step, as Dutta et al. (2020) merge them.
+      decision: its scores are 'last_step', p of the greedy pass's last step, which has seen the
+        most (its mAP on COCO is above v_prob's), or where that has no meaning as 'max'; 'map',
+        v_prob; 'mean', of these two; 'max', the largest p of any step, as Dutta et al. (2020)
+        merge them.
       network: with a decoder.
       seen: of the images.
     """
-    if kind == "map":
+    if decision.scores == "map":
         return seen.preliminary
     probabilities = _step_probabilities(network, seen.greedy)
-    largest = kind == "max" or network.decoder.end_token
+    largest = decision.scores == "max" or decision.largest
     steps = probabilities.max(axis=1) if largest else probabilities[:, -1]
-    return (steps + seen.preliminary) / 2 if kind == "mean" else steps
+    return (steps + seen.preliminary) / 2 if decision.scores == "mean" else steps
 
 
 def _step_probabilities(network: Network, unrolled: Unrolled) -> jax.Array:

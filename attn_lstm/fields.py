@@ -289,8 +289,8 @@ FIELDS: dict[str, Field] = {
         "last_step",
         SCORES,
         "what ranks the labels of a row with a decoder: last_step, p of its last step; map, "
-        "v_prob; mean, of these two; max, the largest p of any step (last_step is the same with "
-        "an end token)",
+        "v_prob; mean, of these two; max, the largest p of any step, which stands in the place of "
+        "the last step's where decoder.target is not all or the order is taught",
     ),
     "search.decide": Choice(
         "path",

@@ -61,3 +61,11 @@ def random_rank(keys: jax.Array, num_labels: int) -> jax.Array:
 def emits_end_token(order: str, target: str) -> bool:
     """Whether a row's sequences end with a token of their own instead of at the threshold."""
     return order != "confidence" or target not in SET_TARGETS
+
+
+def last_step_ranks(order: str, target: str) -> bool:
+    """Whether the last step's p ranks all labels: where every step learns the whole label set.
+
+    Steps that learn the labels left, or one of them, learn to give none to what was emitted.
+    """
+    return order == "confidence" and target == "all"

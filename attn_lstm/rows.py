@@ -10,6 +10,7 @@ from attn_lstm.decision import Decision, Prediction, observe, predict
 from attn_lstm.models.heads import head_of, map_loss
 from attn_lstm.models.network import Network, create_network
 from attn_lstm.objective import Objective
+from attn_lstm.ordering import last_step_ranks
 from attn_lstm.parallel import AXIS
 
 
@@ -97,6 +98,7 @@ def create_row(config: ml_collections.ConfigDict, num_labels: int, *, images: in
         ),
         decision=Decision(
             scores=search.scores,
+            largest=not last_step_ranks(config.order, config.decoder.target),
             decide=search.decide,
             top_k=search.top_k,
             beam_size=search.beam_size,

@@ -211,9 +211,11 @@ def test_the_label_wise_maximum_is_of_the_step_that_it_shows(tiny_config, method
         )
 
 
-def test_with_an_end_token_the_last_step_is_the_label_wise_maximum(tiny_config):
+@pytest.mark.parametrize(("method", "target"), [("rare_first", "all"), ("order_free", "remaining")])
+def test_where_the_last_step_ranks_nothing_the_label_wise_maximum_does(tiny_config, method, target):
     def scores(kind):
-        return predicted(tiny_config, "rare_first", **{"search.scores": kind})[3].scores
+        fields = {"search.scores": kind, "decoder.target": target}
+        return predicted(tiny_config, method, **fields)[3].scores
 
     np.testing.assert_array_equal(scores("max"), scores("last_step"))
 

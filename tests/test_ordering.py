@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from attn_lstm.models.dropout import row_keys
-from attn_lstm.ordering import emits_end_token, frequency_rank, next_target, random_rank
+from attn_lstm.ordering import (
+    ORDERS,
+    TARGETS,
+    emits_end_token,
+    frequency_rank,
+    last_step_ranks,
+    next_target,
+    random_rank,
+)
 
 LOGITS = jnp.array([[0.1, 3.0, 2.0, -1.0], [0.0, 0.0, 0.0, 5.0], [1.0, 2.0, 3.0, 4.0]])
 REMAINING = jnp.array([[True, False, True, True], [True, True, True, False], [False] * 4])
@@ -61,3 +69,8 @@ def test_frequency_rank_puts_the_most_frequent_first_and_ties_by_index():
 )
 def test_which_rows_end_with_a_token(order, target, expected):
     assert emits_end_token(order, target) is expected
+
+
+def test_the_last_step_ranks_labels_only_where_it_learns_the_whole_set():
+    ranking = {(o, t) for o in ORDERS for t in TARGETS if last_step_ranks(o, t)}
+    assert ranking == {("confidence", "all")}
