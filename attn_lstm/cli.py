@@ -105,7 +105,10 @@ def define_config_file(argv: Sequence[str], help_string: str, *, one_row: bool =
     if path := _last_value(argv, "config"):
         config = flags.FLAGS["config"].parser.parse(path)
         if isinstance(config, ml_collections.ConfigDict):  # else parsing says what is wrong
-            _check_overrides(config, argv, one_row)
+            if one_row:
+                _check_overrides(config, argv, "give --config=FILE:ROW", devices=1)
+            else:
+                _check_overrides(config, argv, "give --methods=ROW", partial=True)
 
 
 def define_workdir_config(argv: Sequence[str]) -> None:
@@ -120,7 +123,7 @@ def define_workdir_config(argv: Sequence[str]) -> None:
     if not directory:
         raise UserError("--workdir is missing: give the work directory of a run")
     config = workdir.load_config(Path(directory))
-    _check_overrides(config, argv, True)
+    _check_overrides(config, argv, "a run stays the row that it was trained as")
     config_flags.DEFINE_config_dict("config", config, "fields of the run's config to override")
 
 
@@ -133,14 +136,30 @@ def _last_value(argv: Sequence[str], name: str) -> str | None:
     return value
 
 
-def _check_overrides(config: ml_collections.ConfigDict, argv: Sequence[str], one_row: bool) -> None:
+def _check_overrides(
+    config: ml_collections.ConfigDict,
+    argv: Sequence[str],
+    of_method: str,
+    *,
+    devices: int | None = None,
+    partial: bool = False,
+) -> None:
     """Raises `UserError` for all of --config.FIELD=VALUE at once; the library stops at the first.
 
-    Where one is wrong and the config is that of `one_row`, its other mistakes are named as well.
+    Args:
+      config: to be overridden.
+      argv: the raw arguments.
+      of_method: what to do in the place of overriding the name of the row.
+      devices: as in `config.validate`.
+      partial: the config is not used as it is. Otherwise, where an override is wrong, its other
+        mistakes are named as well.
     """
     changed = ml_collections.ConfigDict(config)
     mistakes = []
     for name, args in _overrides(argv):
+        if name == "method":
+            mistakes.append(f"config.method is the name of the row, not what makes it: {of_method}")
+            continue
         if not any(field == name or field.startswith(f"{name}.") for field, _ in flatten(config)):
             mistakes.append(unknown_field(name))
             continue
@@ -151,8 +170,8 @@ def _check_overrides(config: ml_collections.ConfigDict, argv: Sequence[str], one
         except (flags.Error, *_CONFIG_ERRORS) as error:
             mistakes.append(" ".join(str(error).split()))
     if mistakes:
-        if one_row:
-            mistakes += find_mistakes(changed, devices=1)
+        if not partial:
+            mistakes += find_mistakes(changed, devices)
         raise UserError("; ".join(mistakes))
 
 

@@ -16,6 +16,8 @@ PLACES = ("data.path", "data.download", "backbone.weights", "cache.path")
 # Fields that may differ between two runs in the same work directory: those, and when to give up.
 CHANGEABLE = (*PLACES, "train.on_nonfinite", "train.max_skipped")
 
+# What has no part in the use of a trained network.
+_OF_TRAINING = ("data.augment.", "optimizer.", "ema.", "swa.", "train.")
 # What a frozen backbone leaves without effect.
 _OF_A_LEARNING_BACKBONE = (
     "backbone.unfreeze_step",
@@ -25,12 +27,13 @@ _OF_A_LEARNING_BACKBONE = (
 )
 
 
-def validate(config: ml_collections.ConfigDict, devices: int) -> None:
-    """Checks every field.
+def validate(config: ml_collections.ConfigDict, devices: int | None = None) -> None:
+    """Checks the fields.
 
     Args:
       config: as `fields.default_config` lays it out.
-      devices: over which the batches are split, on all hosts.
+      devices: on all hosts, to train on; None where a trained network is used, for which the fields
+        of its training may hold anything.
 
     Raises:
       UserError: naming all mistakes at once.
@@ -39,7 +42,7 @@ def validate(config: ml_collections.ConfigDict, devices: int) -> None:
         raise UserError("; ".join(mistakes))
 
 
-def find_mistakes(config: ml_collections.ConfigDict, devices: int) -> list[str]:
+def find_mistakes(config: ml_collections.ConfigDict, devices: int | None = None) -> list[str]:
     """What `validate` names, one by one."""
     fields = dict(flatten(config))
     mistakes = [unknown_field(name) for name in sorted({*fields} - {*FIELDS})]
@@ -48,15 +51,14 @@ def find_mistakes(config: ml_collections.ConfigDict, devices: int) -> list[str]:
             f"the config lacks {', '.join(missing)}: build it on attn_lstm.fields.default_config"
         )
         return mistakes
-    mistakes += [f"config.{name}={value!r} {wrong}" for name, value in fields.items()
-                 if name in FIELDS and (wrong := _wrong(name, value))]  # fmt: skip
-    for name in ("train.batch_size", "eval.batch_size"):
-        if isinstance(fields[name], int) and fields[name] % devices:
-            mistakes.append(
-                f"config.{name}={fields[name]} does not divide over {devices} devices; "
-                f"take a multiple of {devices}"
-            )
-    return mistakes + _contradictions(config)
+    checked = FIELDS if devices else [name for name in FIELDS if not name.startswith(_OF_TRAINING)]
+    mistakes += [
+        f"config.{name}={fields[name]!r} {wrong}"
+        for name in checked
+        if (wrong := _wrong(name, fields[name]))
+    ]
+    mistakes += _contradictions(config)
+    return mistakes + _contradictions_of_training(config, devices) if devices else mistakes
 
 
 def _wrong(name: str, value: Any) -> str | None:
@@ -93,17 +95,6 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
         problems.append(
             f"config.label_smoothing has no meaning with config.loss={config.loss!r}; leave it at 0"
         )
-    if config.swa.start_step and config.ema.decay:
-        problems.append(
-            "config.ema.decay and config.swa.start_step each choose what is evaluated; leave one "
-            "at 0"
-        )
-    start, steps = config.swa.start_step, config.train.steps
-    if not (_wrong("swa.start_step", start) or _wrong("train.steps", steps)) and start >= steps:
-        problems.append(
-            f"config.swa.start_step={start} is not below config.train.steps={steps}: nothing would "
-            "be averaged"
-        )
     if config.search.top_k and head and head.sequential:
         takers = ", ".join(name for name, other in HEADS.items() if not other.sequential)
         problems.append(
@@ -121,6 +112,29 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
         )
     if head:
         problems += _search_problems(config, head)
+    return problems
+
+
+def _contradictions_of_training(config: ml_collections.ConfigDict, devices: int) -> list[str]:
+    """As `_contradictions`, of what has no part in the use of a trained network."""
+    problems, batch = [], config.train.batch_size
+    if not _wrong("train.batch_size", batch) and batch % devices:
+        problems.append(
+            f"config.train.batch_size={batch} does not divide over {devices} devices; take a "
+            f"multiple of {devices}"
+        )
+    if config.swa.start_step and config.ema.decay:
+        problems.append(
+            "config.ema.decay and config.swa.start_step each choose what is evaluated; leave one "
+            "at 0"
+        )
+    start, steps = config.swa.start_step, config.train.steps
+    if not (_wrong("swa.start_step", start) or _wrong("train.steps", steps)) and start >= steps:
+        problems.append(
+            f"config.swa.start_step={start} is not below config.train.steps={steps}: nothing would "
+            "be averaged"
+        )
+    head = HEADS.get(config.head)
     learns = head and head.fit == "descent"
     if learns and config.backbone.frozen and not config.backbone.weights:
         problems.append(

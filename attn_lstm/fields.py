@@ -359,7 +359,9 @@ FIELDS: dict[str, Field] = {
         ("mAP", "C-F1", "O-F1", "macro-F1"),
         "the validation figure that chooses the best checkpoint",
     ),
-    "eval.batch_size": Number(64, 1, 2**20, "images over all devices and hosts"),
+    "eval.batch_size": Number(
+        64, 1, 2**20, "images over all devices and hosts, of which a multiple is taken"
+    ),
 }
 
 

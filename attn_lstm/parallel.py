@@ -46,6 +46,11 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def divisible(rows: int, devices: int) -> int:
+    """The next number of rows that divides over the devices."""
+    return rows + -rows % devices
+
+
 def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """Places this host's rows of a batch on its devices: leaves [B_host,...] -> global [B,...].
 

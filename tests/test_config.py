@@ -52,6 +52,7 @@ def test_all_mistakes_are_reported_together():
             "decoder.dropout": math.nan,
             "search.stop": "sometime",
             "train.batch_size": 30,
+            "eval.batch_size": 30,  # of which a multiple of the devices is taken
             "train.stpes": 10,
             "backbone.freeze_norm": "yes",
             "backbone.weights": "small.pth",
@@ -65,7 +66,7 @@ def test_all_mistakes_are_reported_together():
         "unknown config field config.train.stpes", "small backbone",
     ):  # fmt: skip
         assert part in message
-    assert "\n" not in message
+    assert "\n" not in message and "eval.batch_size" not in message
 
 
 ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
@@ -103,6 +104,16 @@ def test_a_value_that_may_not_be_is_named_with_what_may(field, value, complaint)
     with pytest.raises(UserError) as caught:
         configuration.validate(digits_with(**{field: value}), devices=1)
     assert f"config.{field}={value!r} {complaint}" in str(caught.value)
+
+
+def test_what_trained_a_network_is_no_matter_where_it_is_used():
+    training = {
+        "train.batch_size": 7, "train.steps": 0, "optimizer.name": "adamw", "swa.start_step": 9999,
+        "backbone.unfreeze_step": 5, "backbone.frozen": True, "data.augment.flip": None,
+    }  # fmt: skip
+    configuration.validate(digits_with(**training))
+    with pytest.raises(UserError, match=r"^config\.search\.beam_size=0 is no integer[^;]*$"):
+        configuration.validate(digits_with(**training, **{"search.beam_size": 0}))
 
 
 def test_choices_that_are_added_later_count():

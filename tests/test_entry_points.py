@@ -121,8 +121,10 @@ def test_training_again_in_a_finished_directory_changes_nothing(trained, small_f
         (["--config=configs/digits.py", "--config.decoder.hiden=3"], ["hiden", "decoder.hidden"]),
         (["--config=configs/digits.py", "--config.train.steps=many"], ["many"]),
         (["--config=configs/digits.py", "--config.train.steps=0", "--config.train.keep", "some",
-          "--config.decoder.hiden=3", "--noconfig.data.augment.flip", "--config.search.stop=stpe"],
-         ["train.steps=0", "train.keep=some", "mean config.decoder.hidden", "mean step?"]),
+          "--config.decoder.hiden=3", "--noconfig.data.augment.flip", "--config.search.stop=stpe",
+          "--config.method=softmax"],
+         ["train.steps=0", "train.keep=some", "mean config.decoder.hidden", "mean step?",
+          "config.method is the name of the row", "--config=FILE:ROW"]),
         (["--config=configs/digits.py", "--cofnig.seed=1"], ["cofnig"]),
         (["--config=configs/digits.py", "stray"], ["stray"]),
         (["--config=configs/coco.py"], ["data.path", "backbone.weights"]),
@@ -185,11 +187,12 @@ def test_a_picture_that_does_not_decode_is_named_or_skipped(small_flags, coco_fo
     [
         (["--config=configs/digits.py:softmax"], ["--methods"]),
         (["--config=configs/digits.py", "--methods=softmax,sofmax"], ["'sofmax'", "softmax"]),
-        (["--config=configs/digits.py", "--config.decoder.hiden=3"], ["decoder.hidden"]),
+        (["--config=configs/digits.py", "--config.decoder.hiden=3", "--config.method=softmax"],
+         ["decoder.hidden", "--methods=ROW"]),
         (["--config=configs/digits.py", "--seeds=0"], ["seeds"]),
         (["--config=configs/coco.py"], ["data.path"]),
     ],
-)
+)  # fmt: skip
 def test_mistakes_of_compare_are_one_line(flags, parts, tmp_path):
     assert_one_line(run("compare.py", f"--workdir={tmp_path / 'table'}", *flags), *parts)
     assert not (tmp_path / "table").exists()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 import ml_collections
 
+from attn_lstm import parallel
 from attn_lstm.data.split import Batch, Split
 from attn_lstm.rows import Row
 from attn_lstm.runs.features import ensure_features
@@ -95,7 +96,8 @@ class Inputs:
         """Every image once, in the order of the split, padded to whole batches."""
         from attn_lstm.data import feature_store, pipeline
 
-        order = {"batch_size": self._config.eval.batch_size, **self._host()}
+        rows = parallel.divisible(self._config.eval.batch_size, jax.device_count())
+        order = {"batch_size": rows, **self._host()}
         if self._stores:
             return feature_store.feature_eval_batches(self._split, self._stores[0], **order)
         return pipeline.eval_batches(

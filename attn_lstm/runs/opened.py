@@ -42,7 +42,7 @@ def open_checkpoint(
     Raises:
       UserError: a mistake in the config, no such checkpoint, or one of another network.
     """
-    validate(config, mesh.size)
+    validate(config)
     table = workdir.load_labels(directory)
     row = create_row(config, len(table.names), images=table.images)
     abstract = jax.eval_shape(

@@ -81,10 +81,7 @@ def load_model(workdir: str | os.PathLike[str], step: int | str = "best") -> Mod
 def open_model(config: ml_collections.ConfigDict, directory: Path, step: str) -> Model:
     """`load_model` for the run's config with fields overridden."""
     mesh = parallel.make_mesh(jax.local_devices())
-    fitted = ml_collections.ConfigDict(config)
-    for part in (fitted.train, fitted.eval):  # chosen for the devices that trained it
-        part.batch_size = _whole(part.batch_size, mesh.size)
-    opened = open_checkpoint(fitted, directory, step, mesh)
+    opened = open_checkpoint(config, directory, step, mesh)
     tau, origin = find_threshold(opened, directory)
     return Model(
         opened,
@@ -169,14 +166,15 @@ class Model:
         size = self.config.eval.batch_size if batch_size is None else batch_size
         if size < 1:
             raise UserError(f"batch_size is {size}: give 1 or more")
-        size = _whole(size, self._mesh.size)
+        size = parallel.divisible(size, self._mesh.size)
         named = ((image, f"images[{i}]") for i, image in enumerate(images))
         chunks = iter(lambda: list(itertools.islice(named, size)), [])
         rows, waiting = None, None
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for chunk in chunks:
                 # Few shapes are ever compiled, and one image does not cost a full batch.
-                rows = rows or min(size, _whole(_power_of_two(len(chunk)), self._mesh.size))
+                least = parallel.divisible(_power_of_two(len(chunk)), self._mesh.size)
+                rows = rows or min(size, least)
                 pixels = list(pool.map(self._prepare, chunk))
                 started = pixels, self._start(self._stacked(pixels, rows))
                 if waiting:
@@ -241,11 +239,6 @@ class Model:
             ),
             scores=scores,
         )
-
-
-def _whole(rows: int, devices: int) -> int:
-    """The next number of rows that divides over the devices."""
-    return rows + -rows % devices
 
 
 def _power_of_two(count: int) -> int:

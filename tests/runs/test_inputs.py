@@ -3,14 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from attn_lstm.config import validate
+from attn_lstm.config import resolve, validate
 from attn_lstm.data import load_split
 from attn_lstm.errors import UserError
+from attn_lstm.rows import create_row
 from attn_lstm.runs.inputs import Inputs
 
 
 def inputs(config, root: Path, split: str) -> Inputs:
-    return Inputs(config, load_split(config.data, split), {}, root, views=1, say=print)
+    data, row = load_split(config.data, split), create_row(resolve(config), 3)
+    return Inputs(config, row, data, {}, root, views=1, say=print)
 
 
 def test_the_limit_of_pixels_reaches_training_and_evaluation(tiny_config, tmp_path):
@@ -21,6 +23,15 @@ def test_the_limit_of_pixels_reaches_training_and_evaluation(tiny_config, tmp_pa
         for batch in itertools.chain(itertools.islice(training, 3), evaluation):
             assert batch.mask[batch.image_id >= 0].all() == good
             assert batch.mask.any() == good
+
+
+def test_any_batch_size_evaluates_each_image_once_on_any_number_of_devices(tiny_config, tmp_path):
+    for size, rows in ((1, 4), (6, 8), (8, 8)):  # tests have 4 devices
+        config = tiny_config(**{"eval.batch_size": size})
+        batches = [*inputs(config, tmp_path, "test").evaluation()]
+        assert {len(batch.mask) for batch in batches} == {rows}
+        seen = [row for batch in batches for row in batch.image_id if row >= 0]
+        assert seen == [*range(10)]
 
 
 def test_a_limit_of_pixels_that_cannot_be_kept_is_refused(tiny_config):
