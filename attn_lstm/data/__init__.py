@@ -46,7 +46,9 @@ def _coco(config: Any, split: str) -> Split:
         split,
         drop_unlabelled=config.drop_unlabelled,
         validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
         split_seed=config.split_seed,
+        on_missing=config.on_missing,
         download=config.download,
     )
 
@@ -94,13 +96,13 @@ def load_split(data_config: Any, name: str) -> Split:
 
     Args:
         data_config: a ConfigDict with the fields `name`, `path`, `drop_unlabelled`,
-            `validation_fraction`, `split_seed`, `download`, for NUS-WIDE `protocol` and
-            `train_list`, for a folder `test_fraction`, and for both `on_missing`.
+            `validation_fraction`, `test_fraction`, `split_seed`, `on_missing`, `download`, and for
+            NUS-WIDE `protocol` and `train_list`.
         name: 'train', 'validation' (held out of the training data) or 'test'.
 
     Raises:
         UserError: an unknown data set or split, data that is missing or malformed, or a split
-            that holds no image.
+            that holds no image or no label.
     """
     if data_config.name not in READERS:
         raise UserError(
@@ -113,5 +115,12 @@ def load_split(data_config: Any, name: str) -> Split:
         raise UserError(
             f"the {name} split of {data_config.name} in {data_config.path or 'its folder'} "
             "holds no image"
+        )
+    if not split.labels.any():
+        raise UserError(
+            f"the {name} split of {data_config.name} in {data_config.path or 'its folder'} has "
+            f"no label in any of its {len(split)} images, and nothing can be learned from it or "
+            "judged by it: mark other images for it, or have another part drawn with "
+            "data.split_seed or data.validation_fraction"
         )
     return split

@@ -2,10 +2,11 @@
 
     python -m attn_lstm.data.check FOLDER
 
-Reads the label file (`folder` says what it looks like) and decodes every image that it names.
-Splits that the file leaves open are drawn as the default config draws them. Exit codes: 0 usable, 2
-not: a mistake in the path or the label file (one line on stderr), or, below the report, images that
-are missing or do not decode.
+Reads the label file, or whatever else says what is in the images (`folder` and `coco` say what that
+looks like), and decodes every image that it names. Splits that are left open are drawn as the
+default config draws them. Exit codes: 0 usable, 2 not: a mistake in the path or a label file (one
+line on stderr), or, below the report, images that are missing or do not decode, or a split without
+any label.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attn_lstm.data import image_file
-from attn_lstm.data.files import are_present, images_in
-from attn_lstm.data.folder import Labels, divide, read_labels
+from attn_lstm.data import coco, folder, image_file
+from attn_lstm.data.files import images_in, locate
 from attn_lstm.data.split import SPLITS
 from attn_lstm.data.statistics import (
     count_labels,
@@ -33,6 +33,7 @@ from attn_lstm.data.statistics import (
     split_table,
     sufficient_length,
 )
+from attn_lstm.data.table import Table, combined, divide, roles
 from attn_lstm.errors import UserError
 from attn_lstm.text import plain_table
 
@@ -41,15 +42,35 @@ USABLE, NOT_USABLE = 0, 2
 _LISTED = 20  # files named under one heading
 
 
+# ------------------------------------------------------------------------------- the data set
+
+
+def read(path: str | os.PathLike[str]) -> tuple[Table, str]:
+    """What lies in a folder, and the `data.name` of the reader that takes it.
+
+    Raises:
+        UserError: a mistake in the path or a label file.
+    """
+    root = Path(path)
+    if any(os.path.isfile(root / name) for name in folder.LABEL_FILES):
+        return folder.read_labels(root), "folder"
+    if parts := coco.find_parts(root):
+        role_of, year = roles(parts.keys()), coco.coco_year(root)
+        tables = [coco.read_part(parts[part], role_of[part] or None, year) for part in role_of]
+        return combined(root, tables), "coco"
+    return folder.read_labels(root), "folder"
+
+
 # --------------------------------------------------------------------------------- the labels
 
 
-def describe_labels(labels: Labels, rows: Mapping[str, np.ndarray]) -> str:
+def describe_labels(labels: Table, rows: Mapping[str, np.ndarray], reader: str = "folder") -> str:
     """What the label file holds, as text.
 
     Args:
         labels: N images, C labels.
         rows: the rows of each split, int64, as `divide` gives them.
+        reader: the `data.name` that reads it.
     """
     names = labels.label_names
     whole = count_labels(names, labels.labels)
@@ -57,8 +78,8 @@ def describe_labels(labels: Labels, rows: Mapping[str, np.ndarray]) -> str:
     sizes = whole["labels_an_image"]
     return "\n\n".join(
         [
-            f"{labels.file}: {numbered(whole['images'], 'image')}, "
-            f"{numbered(whole['labels'], 'label')}\n{_origin(labels)}",
+            f"{labels.source}: {numbered(whole['images'], 'image')}, "
+            f"{numbered(whole['labels'], 'label')}, read by data.name={reader}\n{_origin(labels)}",
             split_table({**of_split, "all": whole}),
             f"Labels an image: {sizes['mean']:.2f} on average, {sizes['max']} at most.\n"
             + sufficient_length(sizes["max"]),
@@ -68,12 +89,12 @@ def describe_labels(labels: Labels, rows: Mapping[str, np.ndarray]) -> str:
     )
 
 
-def _origin(labels: Labels) -> str:
+def _origin(labels: Table) -> str:
     if labels.splits is None:
-        return "The file names no splits: test and validation are drawn as by default."
+        return "No splits are named: test and validation are drawn as by default."
     if "validation" in labels.splits:
-        return "Splits as the file names them."
-    return "Splits as the file names them; validation is held out of train as by default."
+        return "Splits as they are named there."
+    return "Splits as they are named there; validation is held out of train as by default."
 
 
 def _label_table(whole: Mapping[str, Any], of_split: Mapping[str, Mapping[str, Any]]) -> str:
@@ -109,33 +130,30 @@ class Findings(NamedTuple):
     unlisted: tuple[str, ...]
 
 
-def examine(
-    root: str | os.PathLike[str], image_ids: Sequence[str], rows: Mapping[str, np.ndarray]
-) -> Findings:
+def examine(root: str | os.PathLike[str], paths: Sequence[str], splits: Sequence[str]) -> Findings:
     """Reads and decodes every image, several at a time.
 
     Args:
         root: the folder.
-        image_ids: N paths, as in `Labels`.
-        rows: the rows of each split, int64.
+        paths: N, as in `Table`.
+        splits: of each of them.
     """
-    present = are_present(root, image_ids)
-    there = [image_id for image_id, is_there in zip(image_ids, present, strict=True) if is_there]
+    places = locate(root, paths)
+    there = [row for row, place in enumerate(places) if place is not None]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = list(pool.map(lambda image_id: _examine(os.path.join(root, image_id)), there))
-    split_of = {image_ids[row]: name for name in SPLITS for row in rows[name]}
+        seen = list(pool.map(lambda row: _examine(os.path.join(root, places[row])), there))
     found = (Path(path).relative_to(root).as_posix() for path in images_in(root))
     groups: dict[str, list[tuple[str, str]]] = {}
-    for image_id, (digest, _) in zip(there, seen, strict=True):
+    for row, (digest, _) in zip(there, seen, strict=True):
         if digest:
-            groups.setdefault(digest, []).append((image_id, split_of[image_id]))
+            groups.setdefault(digest, []).append((paths[row], splits[row]))
     return Findings(
-        missing=tuple(i for i, is_there in zip(image_ids, present, strict=True) if not is_there),
-        broken=tuple((i, why) for i, (_, why) in zip(there, seen, strict=True) if why),
+        missing=tuple(path for path, place in zip(paths, places, strict=True) if place is None),
+        broken=tuple((paths[row], why) for row, (_, why) in zip(there, seen, strict=True) if why),
         duplicates=tuple(
             tuple(group) for group in groups.values() if len({split for _, split in group}) > 1
         ),
-        unlisted=tuple(sorted(set(found) - set(image_ids))),
+        unlisted=tuple(sorted(set(found) - set(places))),
     )
 
 
@@ -178,7 +196,7 @@ def _section(title: str, lines: Sequence[str]) -> str:
 # --------------------------------------------------------------------------------- the verdict
 
 
-def obstacles(findings: Findings, rows: Mapping[str, np.ndarray]) -> list[str]:
+def obstacles(findings: Findings, labels: np.ndarray, rows: Mapping[str, np.ndarray]) -> list[str]:
     """What stands in the way of training and evaluating, each with its remedy; [] for nothing."""
     found = []
     if findings.missing:
@@ -194,6 +212,13 @@ def obstacles(findings: Findings, rows: Mapping[str, np.ndarray]) -> list[str]:
     # A folder to evaluate on may hold nothing but test images.
     if len(rows["train"]) and not len(rows["validation"]):
         found.append("no validation image (mark rows with it, or raise data.validation_fraction)")
+    for name in SPLITS:
+        if len(rows[name]) and not labels[rows[name]].any():
+            found.append(
+                f"no label in the {name} split, of {numbered(len(rows[name]), 'image')} (mark "
+                "other rows for it, or have another part drawn with data.split_seed or "
+                "data.validation_fraction)"
+            )
     return found
 
 
@@ -203,12 +228,15 @@ def check(path: str) -> int:
     Raises:
         UserError: a mistake in the path or the label file.
     """
-    labels = read_labels(path)
-    rows = divide(labels)
-    print(describe_labels(labels, rows), end="\n\n", flush=True)  # decoding may take minutes
-    findings = examine(path, labels.image_ids, rows)
+    table, reader = read(path)
+    rows = divide(table.splits, len(table.paths))
+    print(describe_labels(table, rows, reader), end="\n\n", flush=True)  # decoding takes minutes
+    split_of = np.empty(len(table.paths), object)
+    for name, of_split in rows.items():
+        split_of[of_split] = name
+    findings = examine(table.root, table.paths, split_of)
     print(describe_images(findings), end="\n\n")
-    found = obstacles(findings, rows)
+    found = obstacles(findings, table.labels, rows)
     print(f"Not usable as it is: {'; '.join(found)}." if found else "Usable.")
     return NOT_USABLE if found else USABLE
 
@@ -219,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m attn_lstm.data.check",
         description="Tells what is in a folder of labelled images, and whether it can be used.",
     )
-    parser.add_argument("path", help="the folder, with labels.csv or labels.jsonl in it")
+    parser.add_argument("path", help="the folder, as data.path names it")
     # Names that the terminal cannot show are no reason to stop.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -1,22 +1,41 @@
-"""What the readers of label files share: which images are there, and how to quote from a file."""
+"""What the readers of label files share: which images are there, and how to quote from a file.
+
+Names are compared in one Unicode form (NFC): an é may be one character or two, and macOS, Windows
+and annotation tools do not agree on which.
+"""
 
 from __future__ import annotations
 
+import codecs
 import errno
 import functools
 import os
 import reprlib
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import AnyStr
 
 import numpy as np
 
 from attn_lstm.errors import UserError
 
-# What counts as an image in a folder. Not all of these decode; but whoever has such files should
-# hear of them, not miss them.
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# What counts as an image in a folder, beside whatever begins like one. Not all of these decode; but
+# whoever has such files should hear of them, not miss them.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".bmp", ".dib"),
+    *(".gif", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl"),
+)
+# The first bytes of JPEG, PNG, GIF and of both kinds of TIFF.
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 _LISTED = 3  # missing images named in one message
 _PATH = 200  # characters of each
@@ -43,6 +62,31 @@ def breaks_lines(name: str) -> bool:
     # Not str.isprintable: it refuses the narrow space in the names of macOS' screenshots, and the
     # joiners that some scripts are written with.
     return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name)
+
+
+def one_form(name: str) -> str:
+    """A name in the Unicode form in which names are compared."""
+    return unicodedata.normalize("NFC", name)
+
+
+def one_spelling(names: Iterable[str]) -> list[str]:
+    """Each name once, as it is written first, whatever Unicode form it has later."""
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(one_form(name), name)
+    return list(first.values())
+
+
+def as_utf8(content: bytes) -> bytes:
+    """A text as UTF-8 without a byte order mark, whichever of UTF-8, 16 and 32 the mark says.
+
+    Raises:
+        UnicodeDecodeError: it is not what its mark says.
+    """
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return content.decode(encoding).encode()
+    return content
 
 
 def empty_table(images: int, labels: int) -> np.ndarray:
@@ -97,23 +141,78 @@ def images_in(
     for place, folders, files in os.walk(folder, onerror=onerror):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield os.path.join(place, name)
+            path = os.path.join(place, name)
+            if looks_like_image(path):
+                yield path
 
 
-def are_present(root: str | os.PathLike[str], image_ids: Sequence[str]) -> np.ndarray:
-    """Which images are files under `root`: bool[N], of N relative paths with slashes.
+def looks_like_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file that is not hidden is an image by the end of its name, or its first bytes."""
+    name = os.path.basename(path)
+    if name.startswith("."):
+        return False
+    if name.lower().endswith(SUFFIXES):
+        return True
+    if not os.path.isfile(path):  # opening a pipe may never end
+        return False
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    return (
+        start.startswith(_STARTS)
+        or (start[:4], start[8:12]) == (b"RIFF", b"WEBP")
+        or (start[:2], start[6:10]) == (b"BM", bytes(4))
+    )
 
-    Each folder is listed once: asking for each of many files takes minutes on a network disk.
+
+def locate(root: str | os.PathLike[str], names: Sequence[str]) -> list[str | None]:
+    """Where images lie under `root`, each as the disk spells its path; None for one that is absent.
+
+    A name is looked for as it is written, then with slashes in the place of backslashes, and of
+    each part of it every Unicode form. Each folder is listed once: asking for each of many files
+    takes minutes on a network disk.
+
+    Args:
+        root: the folder.
+        names: N relative paths.
 
     Raises:
         UserError: a folder that may not be listed.
     """
-    listing = functools.cache(lambda folder: names_in(os.path.join(root, folder)))
 
-    def is_present(image_id: str) -> bool:
-        folder, _, name = image_id.rpartition("/")
-        # Asked for by itself, as some disks write a name otherwise than they find it.
-        return listing(folder).get(name, False) or os.path.isfile(os.path.join(root, image_id))
+    @functools.cache
+    def listing(folder: str) -> tuple[dict[str, bool], dict[str, str]]:
+        kinds = names_in(os.path.join(root, folder))
+        return kinds, {one_form(name): name for name in kinds}
 
-    return np.fromiter(map(is_present, image_ids), bool, len(image_ids))
+    def spelled(folder: str, name: str, is_file: bool) -> str | None:
+        kinds, spellings = listing(folder)
+        for spelling in (name, spellings.get(one_form(name))):
+            if kinds.get(spelling) is is_file:
+                return f"{folder}/{spelling}" if folder else spelling
+        return None
+
+    @functools.cache
+    def place(folder: str) -> str | None:
+        within: str | None = ""
+        for part in filter(None, folder.split("/")):
+            within = spelled(within, part, False)
+            if within is None:
+                return None
+        return within
+
+    def find(name: str) -> str | None:
+        for path in dict.fromkeys((name, name.replace("\\", "/"))):
+            path = str(PurePosixPath(path))
+            folder, _, last = path.rpartition("/")
+            within = place(folder)
+            if within is not None and (found := spelled(within, last, True)):
+                return found
+            # Asked for by itself, as some disks write a name otherwise than they find it.
+            if os.path.isfile(os.path.join(root, path)):
+                return path
+        return None
+
+    return [find(name) for name in names]

@@ -1,4 +1,4 @@
-"""A user's own data set: a folder of images and one file that says what is in them.
+"""A user's own data set: a folder of images, and one file that says what is in them.
 
 The file lies in the folder itself and takes one of three forms:
 
@@ -8,18 +8,21 @@ The file lies in the folder itself and takes one of three forms:
                     cats/1.jpg,1,1,train
     labels.jsonl    {"image": "cats/1.jpg", "labels": ["cat", "sofa"], "split": "train"}
 
-Text is UTF-8, with or without a byte order mark, and lines end as they like. Space around a cell
-or a label means nothing, blank lines neither. Images are named by their path from the folder, with
-slashes or backslashes, and are JPEG, PNG, BMP, GIF or WebP. The labels of an image are a set: one
-that is given twice counts once.
+or there is a folder of images for each label: see `class_folders`.
+
+Text is UTF-8, with or without a byte order mark, or UTF-16 with one, and lines end as they like;
+semicolons or tabs may stand in the place of the commas. Space around a cell or a label means
+nothing, blank lines neither. Images are named by their path from the folder, with slashes or
+backslashes, and are JPEG, PNG, BMP, GIF or WebP. The labels of an image are a set: one that is
+given twice counts once.
 
 Labels are in the order of the columns; where the file lists them, they are those of all its rows,
 whatever their split, sorted by name. A second file, to evaluate an earlier model on, must therefore
 have the same columns, or use every label at least once.
 
-`split` is optional, but for all rows or none: train, validation (or val) or test. Without it, a
-fixed draw of `test_fraction` of the rows is for testing. Unless rows are marked for it,
-'validation' is held out of the training rows. Rows keep the order of the file.
+`split` is optional, but for all rows or none: train, validation (or val, valid, dev) or test.
+Without it, a fixed draw of `test_fraction` of the rows is for testing. Unless rows are marked for
+it, 'validation' is held out of the training rows. Rows keep the order of the file.
 """
 
 from __future__ import annotations
@@ -32,28 +35,31 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
-import numpy as np
-from absl import logging
-
+from attn_lstm.data import class_folders
 from attn_lstm.data.files import (
-    are_present,
+    as_utf8,
     breaks_lines,
     empty_table,
-    first_shown,
     names_in,
+    one_form,
+    one_spelling,
     shown,
 )
-from attn_lstm.data.split import SPLITS, FileSource, Split, holdout
+from attn_lstm.data.split import SPLITS, Split
+from attn_lstm.data.table import (
+    ON_MISSING,
+    SPLIT_NAMES,
+    TEST_FRACTION,
+    VALIDATION_FRACTION,
+    Table,
+    check_choice,
+    split_of,
+)
 from attn_lstm.errors import UserError
 
-ON_MISSING = ("error", "skip")
 LABEL_FILES = ("labels.csv", "labels.jsonl")
-TEST_FRACTION = 0.2
-VALIDATION_FRACTION = 0.1
 
-# Not a setting: what a checkpoint is tested on must not change with what it was validated on.
-_TEST_SEED = 1
-_SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_DELIMITERS = ",;\t"  # the comma's place, where a table was saved with regional settings
 
 
 def load_folder_split(
@@ -85,60 +91,23 @@ def load_folder_split(
     Raises:
         UserError: anything missing or malformed, with the remedy.
     """
-    _check_choice("split", split, SPLITS)
-    _check_choice("data.on_missing", on_missing, ON_MISSING)
+    check_choice("split of folder", split, SPLITS)
+    check_choice("data.on_missing of folder", on_missing, ON_MISSING)
     if not path:
         raise UserError("data.path is empty: set it to the folder that holds the images")
-    root = Path(path)
-    table = read_labels(root)
-    rows = divide(
-        table,
+    return split_of(
+        read_labels(path),
+        "folder",
+        split,
+        drop_unlabelled=drop_unlabelled,
+        on_missing=on_missing,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         split_seed=split_seed,
-    )[split]
-    if drop_unlabelled:
-        rows = rows[table.labels[rows].any(axis=1)]
-    present = are_present(root, [table.image_ids[row] for row in rows])
-    if not present.all():
-        missing = [table.image_ids[row] for row in rows[~present]]
-        _report_missing(table.file, split, missing, len(rows), on_missing)
-    rows = rows[present]
-    image_ids = tuple(table.image_ids[row] for row in rows)
-    return Split(
-        dataset="folder",
-        name=split,
-        label_names=table.label_names,
-        image_ids=image_ids,
-        labels=table.labels[rows],
-        images=FileSource(root, image_ids),
     )
 
 
-def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{field} of folder is {value!r}: choose from {', '.join(choices)}")
-
-
 # --------------------------------------------------------------------------------- the labels
-
-
-class Labels(NamedTuple):
-    """What a label file says: N images in its order, C labels.
-
-    Attributes:
-        file: where it stands.
-        label_names: C names, in the order of the columns of `labels`.
-        image_ids: N paths relative to the folder, with slashes and without detours.
-        labels: bool[N,C].
-        splits: N names of `SPLITS`, or None where the file names none.
-    """
-
-    file: Path
-    label_names: tuple[str, ...]
-    image_ids: tuple[str, ...]
-    labels: np.ndarray
-    splits: tuple[str, ...] | None
 
 
 class _Row(NamedTuple):
@@ -152,11 +121,11 @@ class _Malformed(Exception):
     """What is wrong in a label file, beginning with its line."""
 
 
-def read_labels(path: str | os.PathLike[str]) -> Labels:
-    """Reads and checks the label file of a folder; no images.
+def read_labels(path: str | os.PathLike[str]) -> Table:
+    """Reads and checks the label file of a folder, or else its folders of labels; no images.
 
     Raises:
-        UserError: no label file, two of them, or one that is malformed, with the line.
+        UserError: neither, two label files, or one that is malformed, with the line.
     """
     root = Path(path)
     if not os.path.isdir(root):
@@ -165,14 +134,21 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
             "the images"
         )
     files = [root / name for name in LABEL_FILES if os.path.isfile(root / name)]
-    if len(files) != 1:
-        names_in(root)  # complains if that is why there are none
-        found = "holds both" if files else "holds neither"
+    if len(files) > 1:
+        raise UserError(f"{root} holds both {' and '.join(LABEL_FILES)}: leave exactly one there")
+    if files:
+        return _read_file(files[0])
+    names_in(root)  # complains if that is why there is none
+    table = class_folders.read(root)
+    if table is None:
         raise UserError(
-            f"{root} {found} {' and '.join(LABEL_FILES) if files else ' nor '.join(LABEL_FILES)}: "
-            "leave exactly one there"
+            f"{root} holds neither {' nor '.join(LABEL_FILES)}, and its images do not all lie in a "
+            "folder for each label: leave exactly one label file there"
         )
-    file = files[0]
+    return table
+
+
+def _read_file(file: Path) -> Table:
     try:
         text = _decode(file.read_bytes())
         names, rows = _parse_csv(text) if file.suffix == ".csv" else (None, _parse_jsonl(text))
@@ -185,36 +161,37 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
 
 def _decode(content: bytes) -> str:
     try:
-        return content.decode("utf-8-sig")
+        return as_utf8(content).decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise _Malformed(f"line {line}: not UTF-8; save the file in that encoding") from error
 
 
-def _table(file: Path, names: Sequence[str] | None, rows: Sequence[_Row]) -> Labels:
+def _table(file: Path, names: Sequence[str] | None, rows: Sequence[_Row]) -> Table:
     """The rows as one table; without `names`, the labels that occur are sorted."""
     if not rows:
         raise UserError(f"{file} lists no image: add a row for each")
     line_of: dict[str, int] = {}
     for row in rows:
-        first = line_of.setdefault(row.image_id, row.line)
+        first = line_of.setdefault(one_form(row.image_id), row.line)
         if first != row.line:
             raise _Malformed(
                 f"line {row.line}: image {shown(row.image_id)} stands in line {first} already; "
                 "give each image one row"
             )
     if names is None:
-        names = sorted({label for row in rows for label in row.labels})
-    column_of = {name: column for column, name in enumerate(names)}
+        names = sorted(one_spelling(label for row in rows for label in row.labels))
+    column_of = {one_form(name): column for column, name in enumerate(names)}
     try:
         labels = empty_table(len(rows), len(names))
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
     for i, row in enumerate(rows):
-        labels[i, [column_of[label] for label in row.labels]] = True
+        labels[i, [column_of[one_form(label)] for label in row.labels]] = True
     if not labels.any():
         raise UserError(f"{file} gives no image a label: add labels")
-    return Labels(file, tuple(names), tuple(line_of), labels, _splits(rows))
+    image_ids = tuple(row.image_id for row in rows)
+    return Table(file, file.parent, tuple(names), image_ids, image_ids, labels, _splits(rows))
 
 
 def _splits(rows: Sequence[_Row]) -> tuple[str, ...] | None:
@@ -226,11 +203,11 @@ def _splits(rows: Sequence[_Row]) -> tuple[str, ...] | None:
             raise _Malformed(
                 f"line {row.line}: no split, where other lines have one; give all or none"
             )
-        if row.split not in _SPLIT_NAMES:
+        if row.split not in SPLIT_NAMES:
             raise _Malformed(
-                f"line {row.line}: split {shown(row.split)} is none of {', '.join(_SPLIT_NAMES)}"
+                f"line {row.line}: split {shown(row.split)} is none of {', '.join(SPLITS)}"
             )
-    return tuple(_SPLIT_NAMES[row.split] for row in rows if row.split is not None)
+    return tuple(SPLIT_NAMES[row.split] for row in rows if row.split is not None)
 
 
 def _label(text: str, line: int) -> str:
@@ -278,9 +255,18 @@ def _parse_csv(text: str) -> tuple[list[str] | None, list[_Row]]:
     return names, rows
 
 
+def _delimiter(text: str) -> str:
+    """What divides the cells: of those that give the header a column 'image', the usual first."""
+    header = text.lstrip().partition("\n")[0]
+    for delimiter in _DELIMITERS:
+        if "image" in (cell.strip().strip('"') for cell in header.split(delimiter)):
+            return delimiter
+    return _DELIMITERS[0]
+
+
 def _csv_records(text: str) -> Iterator[tuple[int, list[str]]]:
     """The records that are not blank, their cells stripped, each with the line it starts in."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
     line = 1
     try:
         for record in reader:
@@ -302,9 +288,9 @@ def _label_columns(header: Sequence[str], line: int) -> list[str] | None:
         )
     seen: set[str] = set()
     for name in header:
-        if _label(name, line) in seen:
+        if one_form(_label(name, line)) in seen:
             raise _Malformed(f"line {line}: column {shown(name)} occurs twice; remove one")
-        seen.add(name)
+        seen.add(one_form(name))
     if "labels" not in columns:
         return columns
     if len(columns) > 1:
@@ -364,49 +350,3 @@ def _json_row(content: str, line: int) -> _Row:
     split = record["split"].strip() if "split" in record else None
     labels = [_label(label, line) for label in record["labels"]]
     return _Row(line, _image_id(record["image"], line), labels, split)
-
-
-# --------------------------------------------------------------------------------- the splits
-
-
-def divide(
-    table: Labels,
-    *,
-    validation_fraction: float = VALIDATION_FRACTION,
-    test_fraction: float = TEST_FRACTION,
-    split_seed: int = 0,
-) -> dict[str, np.ndarray]:
-    """The rows of each split, int64 and sorted; every row is in exactly one.
-
-    Raises:
-        UserError: a fraction outside of [0, 1), or a negative seed.
-    """
-    if table.splits is None:
-        if not 0 <= test_fraction < 1:
-            raise UserError(f"test_fraction is {test_fraction}: give at least 0 and less than 1")
-        train, test = holdout(len(table.image_ids), test_fraction, _TEST_SEED)
-    else:
-        given = np.array(table.splits)
-        train, validation, test = (np.flatnonzero(given == name) for name in SPLITS)
-        if len(validation):
-            return {"train": train, "validation": validation, "test": test}
-    kept, held = holdout(len(train), validation_fraction, split_seed)
-    return {"train": train[kept], "validation": train[held], "test": test}
-
-
-# --------------------------------------------------------------------------------- the images
-
-
-def _report_missing(
-    file: Path, split: str, missing: Sequence[str], expected: int, on_missing: str
-) -> None:
-    lacks = (
-        f"{file.parent} lacks {len(missing)} of the {expected} images that {file.name} has for "
-        f"the {split} split: {first_shown(missing)}"
-    )
-    if on_missing == "error":
-        raise UserError(
-            f"{lacks}; put them there, correct their rows, or leave them out with "
-            "data.on_missing=skip"
-        )
-    logging.warning("%s; they are left out, %d images remain", lacks, expected - len(missing))

@@ -7,6 +7,7 @@ JPEG.
 from __future__ import annotations
 
 import io
+import os
 import warnings
 
 import numpy as np
@@ -51,7 +52,7 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         ValueError: no such image, a damaged one, or too large a one; its message is one line.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(_without_notes(content)), formats=FORMATS) as image:
             _check_size(*image.size, max_pixels)
             image.load()
             return to_rgb(image)
@@ -60,6 +61,28 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise ValueError(f"{what}: none of {', '.join(FORMATS)}") from None
     except Exception as error:  # on damaged files Pillow raises of every kind
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+
+
+def _without_notes(content: bytes) -> bytes:
+    """A PNG without its texts and colour profile, anything else as it is.
+
+    Pillow unpacks them before it comes to the pixels, which alone are wanted, and refuses the whole
+    picture for a text above 1 MiB.
+    """
+    if not content.startswith(_PNG) or not any(note in content for note in _NOTES):
+        return content
+    kept, place = [_PNG], len(_PNG)
+    while place < len(content):
+        # A chunk: the length of its data, its name, the data and a checksum.
+        end = place + 12 + int.from_bytes(content[place : place + 4])
+        if content[place + 4 : place + 8] not in _NOTES:
+            kept.append(content[place:end])
+        place = end
+    return b"".join(kept)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -72,6 +95,31 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise ValueError(
             f"{width} x {height} pixels: no side may exceed {MAX_SIDE}; make it smaller"
         )
+
+
+def read_header(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """What a file says of its picture before any pixel: (width, height, EXIF orientation).
+
+    The sides are those of the picture as it is stored, before it is turned. Orientations run from 1
+    (upright) to 8; those from 5 on exchange the sides.
+
+    Raises:
+        ValueError: not such a file as `decode` takes.
+        OSError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            is_png = file.read(len(_PNG)) == _PNG
+            file.seek(0)
+            source = io.BytesIO(_without_notes(file.read())) if is_png else file
+            with Image.open(source, formats=FORMATS) as image:
+                return *image.size, _orientation(image)
+    except OSError as error:
+        if error.errno is None:  # Pillow's own, of the content
+            raise ValueError(str(error)) from error
+        raise
+    except Exception as error:  # on damaged files Pillow raises of every kind
+        raise ValueError(str(error)) from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -94,6 +142,7 @@ def _orientation(image: Image.Image) -> int:
     exif = Image.Exif()  # not `getexif`, which takes notes of other kinds for it
     try:
         exif.load(image.info.get("exif", b""))
-        return int(exif.get(ExifTags.Base.Orientation, 1))
+        orientation = int(exif.get(ExifTags.Base.Orientation, 1))
+        return orientation if orientation in _TURNS else 1
     except Exception:  # no obstacle: damaged notes ask for nothing
         return 1

@@ -23,7 +23,6 @@ Three protocols say what is for training; 'validation' is held out of it.
 
 from __future__ import annotations
 
-import codecs
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from attn_lstm.data.files import first_shown, names_in, shown
+from attn_lstm.data.files import as_utf8, first_shown, names_in, one_form, shown
 from attn_lstm.data.split import SPLITS, FileSource, Split, holdout
 from attn_lstm.errors import UserError
 from attn_lstm.storage import replaced
@@ -203,7 +202,9 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return as_utf8(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}): unpack NUS-WIDE anew") from error
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): unpack NUS-WIDE completely, or correct "
@@ -214,13 +215,13 @@ def _read(path: Path) -> bytes:
 def _text(name: bytes) -> str:
     """A name in one spelling, whatever encoded it in a list or on the disk."""
     try:
-        return name.decode()
+        return one_form(name.decode())
     except UnicodeDecodeError:
         return name.decode("latin-1")
 
 
 def _lines(path: Path) -> list[str]:
-    content = _read(path).removeprefix(codecs.BOM_UTF8).rstrip()
+    content = _read(path).rstrip()
     return [_text(line.strip()) for line in content.split(b"\n")] if content else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -11,7 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
+from absl import logging
 
+from attn_lstm.data.boxes import PixelBoxes
+from attn_lstm.data.files import first_shown, one_form, shown
 from attn_lstm.errors import UserError
 
 if TYPE_CHECKING:
@@ -141,7 +145,8 @@ class Split:
         labels: bool[N,C].
         images: the encoded images, by row.
         boxes: for each image float32[n,5], one row an object: the column of its label, then
-            top, left, bottom, right relative to the image's height and width; None if unknown.
+            top, left, bottom, right relative to the height and width of the image as it is decoded;
+            None if unknown. Of an image whose boxes cannot be placed there are none.
     """
 
     dataset: str
@@ -150,7 +155,7 @@ class Split:
     image_ids: tuple[str, ...]
     labels: np.ndarray
     images: ImageSource
-    boxes: tuple[np.ndarray, ...] | None = None
+    boxes: Sequence[np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.image_ids), len(self.label_names))
@@ -175,7 +180,55 @@ class Split:
             image_ids=tuple(self.image_ids[row] for row in rows),
             labels=self.labels[rows],
             images=SelectedSource(self.images, rows),
-            boxes=None if self.boxes is None else tuple(self.boxes[row] for row in rows),
+            boxes=selected(self.boxes, rows),
+        )
+
+    def with_labels(self, names: Sequence[str], origin: str) -> Split:
+        """The same images with the columns of other labels, matched by their names.
+
+        A label that the split does not know is true for none of its images.
+
+        Args:
+            names: C names.
+            origin: what has these labels, for messages: 'the checkpoint'.
+
+        Raises:
+            UserError: an image has a label that is not among them, or the split knows none of them.
+        """
+        names = tuple(names)
+        if names == self.label_names:
+            return self
+        column_of = {one_form(name): column for column, name in enumerate(names)}
+        columns = np.array([column_of.get(one_form(name), -1) for name in self.label_names])
+        lacking = [name for place, name in enumerate(names) if place not in columns]
+        strange = columns < 0
+        if len(lacking) < len(names):  # a label that no image has may be unknown
+            strange &= self.labels.any(axis=0)
+        if strange.any():
+            column = int(np.flatnonzero(strange)[0])
+            near = difflib.get_close_matches(self.label_names[column], names, 1)
+            raise UserError(
+                f"label {shown(self.label_names[column])}, of {self.labels[:, column].sum()} "
+                f"images of the {self.name} split of {self.dataset}, is none of the {len(names)} "
+                f"labels of {origin}"
+                + (f"; the nearest is {shown(near[0])}" if near else "")
+                + ": name it as there, or leave it out"
+            )
+        if lacking:
+            logging.warning(
+                "%d of the %d labels of %s are unknown to the %s split, and true for none of its "
+                "images: %s",
+                len(lacking),
+                len(names),
+                origin,
+                self.name,
+                first_shown(lacking),
+            )
+        known = columns >= 0
+        labels = np.zeros((len(self), len(names)), bool)
+        labels[:, columns[known]] = self.labels[:, known]
+        return replace(
+            self, label_names=names, labels=labels, boxes=_renumbered(self.boxes, columns)
         )
 
     @cached_property
@@ -185,6 +238,28 @@ class Split:
         digest = hashlib.sha256(head.encode())
         digest.update(np.packbits(self.labels, axis=None).tobytes())
         return digest.hexdigest()
+
+
+def selected(boxes: Sequence[np.ndarray] | None, rows: np.ndarray) -> Sequence[np.ndarray] | None:
+    """The boxes of some images, as in `Split.boxes`."""
+    if boxes is None:
+        return None
+    if isinstance(boxes, PixelBoxes):
+        return boxes.select(rows)
+    return tuple(boxes[row] for row in rows)
+
+
+def _renumbered(
+    boxes: Sequence[np.ndarray] | None, columns: np.ndarray
+) -> Sequence[np.ndarray] | None:
+    if boxes is None:
+        return None
+    if isinstance(boxes, PixelBoxes):
+        return boxes.with_columns(columns)
+    return tuple(
+        np.column_stack([columns[box[:, 0].astype(int)], box[:, 1:]]).astype(np.float32)
+        for box in boxes
+    )
 
 
 def holdout(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

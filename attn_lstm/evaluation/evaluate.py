@@ -180,14 +180,13 @@ def _describe_choice(
 
 
 def _load(opened: Opened, split: str) -> Split:
-    """The split, checked to have the labels that the checkpoint was trained on."""
+    """The split, with the columns of the labels that the checkpoint was trained on.
+
+    Raises:
+      UserError: as `load_split`, or an image has another label.
+    """
     data = load_split(opened.config.data, split)
-    if data.label_names != opened.table.names:
-        raise UserError(
-            f"{opened.config.data.path or data.dataset}: its {len(data.label_names)} labels are "
-            f"not the {len(opened.table.names)} that the checkpoint was trained on"
-        )
-    return data
+    return data.with_labels(opened.table.names, "the checkpoint")
 
 
 def _predict(

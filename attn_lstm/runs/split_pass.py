@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from attn_lstm import parallel
 from attn_lstm.data.split import Batch
 from attn_lstm.decision import Prediction, observe, predict
+from attn_lstm.errors import UserError
 from attn_lstm.measures.predictions import Predictions
 from attn_lstm.objective import image_losses
 from attn_lstm.parallel import REPLICATED, SPLIT, SPLIT_SECOND
@@ -75,7 +76,8 @@ def predict_split(
       thresholds: float32[G], or [G,C] with one a label.
 
     Raises:
-      ValueError: the batches hold no image.
+      UserError: none of the images that could be read has a label.
+      ValueError: there are no batches.
     """
     split = _run(eval_step, variables, batches, rank, thresholds, mesh, keep_maps=False)
     return [split.predictions(g) for g in range(len(thresholds))]
@@ -96,7 +98,8 @@ def predict_with_maps(
     for rows that look nowhere.
 
     Raises:
-      ValueError: the batches hold no image.
+      UserError: none of the images that could be read has a label.
+      ValueError: there are no batches.
     """
     split = _run(eval_step, variables, batches, rank, [threshold], mesh, keep_maps=True)
     return split.predictions(0), None if split.maps is None else split.maps[0, split.counted]
@@ -166,4 +169,9 @@ def _run(
     counted = np.flatnonzero(batch.mask)
     # Hosts hold parts of each batch, so rows come back in the split's order by their id only.
     counted = counted[np.argsort(batch.image_id[counted], kind="stable")]
+    if not (batch.labels[counted] > 0).any():
+        raise UserError(
+            f"none of the {len(counted)} images that could be read has a true label, so that there "
+            "are no figures: see which images are left out, and why"
+        )
     return _Gathered(prediction, peaks, maps, losses, cam_peaks, batch, regions, counted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import glob
 import itertools
@@ -16,7 +17,7 @@ import ml_collections
 from rich.console import Console
 from rich.progress import Progress
 
-from attn_lstm.data.files import SUFFIXES, images_in
+from attn_lstm.data.files import SUFFIXES, as_utf8, images_in
 from attn_lstm.errors import UserError
 from attn_lstm.reports.overlay import draw_panels
 from attn_lstm.serving.lines import csv_writer, jsonl_writer, record
@@ -105,7 +106,10 @@ def _list_images(argument: str) -> list[str]:
     if os.path.isdir(argument):
         found = sorted(_images_in(argument))
         if not found:
-            raise UserError(f"{argument} holds no image (none of {', '.join(SUFFIXES)})")
+            raise UserError(
+                f"{argument} holds no image: no file that ends in one of {', '.join(SUFFIXES)}, "
+                "nor one that begins like an image"
+            )
         return found
     if os.path.exists(argument):
         return [argument]
@@ -125,7 +129,12 @@ def _images_in(folder: str) -> Iterator[str]:
 
 
 def _lines_of_stdin() -> Iterator[str]:
-    for line in sys.stdin.buffer:
+    lines = iter(sys.stdin.buffer)
+    first = next(lines, b"")
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # not read line by line
+        first, *rest = as_utf8(first + sys.stdin.buffer.read()).split(b"\n")
+        lines = iter(rest)
+    for line in itertools.chain([first.removeprefix(codecs.BOM_UTF8)], lines):
         # The bytes are a file's name, whatever encoding the terminal has.
         if path := os.fsdecode(line.rstrip(b"\r\n")):
             yield path

@@ -69,7 +69,7 @@ def _train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh, stop:
             validate(config, mesh.size)
             if parallel.is_first_host():
                 held.enter_context(workdir.lock(directory))
-            splits = {name: load_split(config.data, name) for name in ("train", "validation")}
+            splits = load_splits(config.data)
             if parallel.is_first_host():
                 workdir.save_config(directory, config)
         _check_shared(config, directory, splits)
@@ -87,6 +87,13 @@ def _train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh, stop:
             raise
         run.close()
         return done
+
+
+def load_splits(data_config: ml_collections.ConfigDict) -> dict[str, Split]:
+    """What a run trains and validates on, with the labels of the training split in both."""
+    train, validation = (load_split(data_config, name) for name in ("train", "validation"))
+    names = train.label_names
+    return {"train": train, "validation": validation.with_labels(names, "the train split")}
 
 
 def _check_shared(

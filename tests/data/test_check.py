@@ -10,6 +10,9 @@ import tensorflow as tf
 from PIL import Image
 
 from attn_lstm.data import check, folder, preprocess
+from attn_lstm.data.split import SPLITS
+from attn_lstm.data.table import Table, divide
+from tests.data.test_coco import exported
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (24, 32, 3), np.uint8)
@@ -55,11 +58,11 @@ def cells(out: str, first: str) -> list[list[str]]:
 
 
 def test_the_report_on_a_good_folder(good, capsys):
-    assert check.main([str(good)]) == 0
+    assert check.main([str(good)]) == 2  # for want of labels to validate on
     captured = capsys.readouterr()
     out = captured.out
     assert captured.err == ""
-    assert out.startswith(f"{good / 'labels.csv'}: 4 images, 3 labels\n")
+    assert out.startswith(f"{good / 'labels.csv'}: 4 images, 3 labels, read by data.name=folder\n")
     assert cells(out, "split") == [
         ["split", "images", "without a label", "labels an image", "at most"],
         ["train", "2", "0", "1.50", "2"],
@@ -82,7 +85,34 @@ def test_the_report_on_a_good_folder(good, capsys):
     ]
     for block in ("split", "label ", "most often"):
         assert len({len("  ".join(line)) for line in table(out, block)}) == 1
-    assert out.count(": 0\n") == 4 and out.endswith("\n\nUsable.\n")
+    assert out.count(": 0\n") == 4
+    assert out.splitlines()[-1].startswith("Not usable as it is: no label in the validation split")
+
+
+def test_a_split_without_any_label_is_an_obstacle(tmp_path, capsys):
+    make(tmp_path, ["1.png,cat,train", "2.png,,validation", "3.png,,validation", "4.png,,test"])
+    assert check.main([str(tmp_path)]) == 2
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "no label in the validation split, of 2 images (mark other rows" in last
+    assert "no label in the test split, of 1 image (" in last
+    make(tmp_path, [f"{i}.png,cat,{part}" for i, part in enumerate(("train", "val", "test"))])
+    assert check.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("\n\nUsable.\n")
+
+
+def test_what_a_tool_has_exported_is_checked_as_it_is(tmp_path, capsys):
+    for part, ids in {"train": range(4), "valid": [4], "test": [5, 6]}.items():
+        exported(tmp_path / part / "_annotations.coco.json", ids)
+    (tmp_path / "train" / "2.jpg").unlink()
+    (tmp_path / "valid" / "x.jfif").touch()
+    assert check.main([str(tmp_path)]) == 2
+    out = capsys.readouterr().out
+    assert out.startswith(f"{tmp_path}: 7 images, 2 labels, read by data.name=coco\nSplits as they")
+    assert [line[:2] for line in cells(out, "split")[1:]] == [
+        ["train", "4"], ["validation", "1"], ["test", "2"], ["all", "7"]
+    ]  # fmt: skip
+    assert "Missing images: 1\n  'train/2.jpg'\n" in out
+    assert "no row lists: 1\n  'valid/x.jfif'\n" in out
 
 
 def test_what_is_wrong_with_the_images_is_counted_and_named(good, capsys):
@@ -134,7 +164,7 @@ def test_splits_that_are_drawn_are_those_of_the_reader(tmp_path, capsys):
     assert check.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "drawn as by default" in out and "No image has two labels." in out
-    sizes = [str(len(folder.load_folder_split(tmp_path, name))) for name in folder.SPLITS]
+    sizes = [str(len(folder.load_folder_split(tmp_path, name))) for name in SPLITS]
     assert [line[1] for line in cells(out, "split")[1:4]] == sizes == ["36", "4", "10"]
 
 
@@ -163,8 +193,9 @@ def test_a_mistake_in_the_path_or_the_label_file_is_one_line(good, capsys, mista
 def test_pairs_and_counts_agree_with_counting_one_by_one():
     labels = RNG.random((200, 12)) < 0.3
     names = tuple(f"l{i:02}" for i in range(12))
-    whole = folder.Labels(Path("labels.csv"), names, tuple(map(str, range(200))), labels, None)
-    out = check.describe_labels(whole, folder.divide(whole))
+    ids = tuple(map(str, range(200)))
+    whole = Table(Path("labels.csv"), Path(), names, ids, ids, labels, None)
+    out = check.describe_labels(whole, divide(None, 200))
     want = sorted(
         (
             (-sum(bool(row[i] and row[j]) for row in labels), f"{names[i]} + {names[j]}")
@@ -210,8 +241,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_verdict_is_that_of_the_pipeline(tmp_path, variant):
     (tmp_path / "1.jpg").write_bytes(VARIANTS[variant])
-    rows = {"train": np.array([0]), "validation": np.array([], int), "test": np.array([], int)}
-    broken = check.examine(tmp_path, ["1.jpg"], rows).broken
+    broken = check.examine(tmp_path, ["1.jpg"], ["train"]).broken
     try:
         [_] = tf.data.Dataset.from_tensors(VARIANTS[variant]).map(preprocess.decode)
         decodes = True

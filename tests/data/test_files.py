@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pytest
+from PIL import Image
 
 from attn_lstm.data import files
 from attn_lstm.data.coco import load_coco_split
@@ -128,13 +129,56 @@ def test_links_are_followed_also_out_of_the_folder(tmp_path, name):
     assert next(images(load(root, "test"))).mask.all()
 
 
-def test_only_files_are_present(tmp_path):
+def test_only_files_are_located(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "1.jpg").touch()
     (tmp_path / "link.jpg").symlink_to("a/1.jpg")
     names = ["a/1.jpg", "a/b", "link.jpg", "a", "1.jpg", "none/1.jpg", "a/1.jpg/2.jpg", "a/x/", ""]
-    present = files.are_present(tmp_path, [*names, "x" * 5000, "y" * 300 + "/z.jpg"[:-1]])
-    np.testing.assert_array_equal(present, [1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0])
+    found = files.locate(tmp_path, [*names, "x" * 5000, "y" * 300 + "/z.jpg"[:-1], "z/" * 10**5])
+    assert found == ["a/1.jpg", None, "link.jpg", *[None] * 9]
+
+
+FORMS = [unicodedata.normalize(form, "Été/Forêt n° 1.jpg") for form in ("NFC", "NFD")]
+
+
+@pytest.mark.parametrize("on_disk", FORMS)
+@pytest.mark.parametrize("written", FORMS)
+def test_a_name_is_found_in_every_unicode_form_and_with_either_slash(tmp_path, on_disk, written):
+    (tmp_path / on_disk).parent.mkdir()
+    (tmp_path / on_disk).touch()
+    for name in (written, f"./{written}", written.replace("/", "\\"), written.replace("/", "//")):
+        assert files.locate(tmp_path, [name]) == [on_disk]
+
+
+def test_a_file_whose_own_name_has_a_backslash_comes_before_one_in_a_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.jpg").touch()
+    assert files.locate(tmp_path, ["a\\b.jpg"]) == ["a/b.jpg"]
+    (tmp_path / "a\\b.jpg").touch()
+    assert files.locate(tmp_path, ["a\\b.jpg"]) == ["a\\b.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_text_is_read_as_its_byte_order_mark_says(encoding):
+    text = "image,labels\né.jpg,猫\n"
+    assert files.as_utf8(text.encode(encoding)) == text.encode()
+    for big_endian, mark in (("utf-16-be", b"\xfe\xff"), ("utf-32-be", b"\0\0\xfe\xff")):
+        assert files.as_utf8(mark + text.encode(big_endian)) == text.encode()
+
+
+def test_pictures_are_known_by_the_end_of_their_names_or_by_their_first_bytes(tmp_path):
+    picture = Image.new("RGB", (4, 4))
+    for name, form in (("a.JPG", "JPEG"), ("b.jfif", "JPEG"), ("c.JPE", "JPEG"), ("d", "JPEG"),
+                       ("e.jpg_large", "PNG"), ("f.part", "GIF"), ("g", "BMP"), ("h", "WEBP"),
+                       ("i.dat", "TIFF")):  # fmt: skip
+        picture.save(tmp_path / name, form)
+    for name in ("j.heic", "k.AVIF", "l.tif"):  # which do not decode, and are heard of
+        (tmp_path / name).touch()
+    for name in ("labels.csv", "BMW.txt", "RIFF", "empty", ".hidden.jpg"):
+        (tmp_path / name).write_text(name[:4] + " of no picture")
+    os.mkfifo(tmp_path / "pipe")
+    found = sorted(os.path.relpath(path, tmp_path) for path in files.images_in(tmp_path))
+    assert "".join(name[0] for name in found) == "abcdefghijkl"
 
 
 def test_what_is_quoted_is_short_however_long_and_deep_it_is():

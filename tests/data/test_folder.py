@@ -3,6 +3,8 @@ import io
 import itertools
 import json
 import os
+import shutil
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from PIL import Image
 
 from attn_lstm import data
 from attn_lstm.data import folder
+from attn_lstm.data.split import SPLITS
 from attn_lstm.errors import UserError
 from attn_lstm.methods import METHODS
 from configs import folder as folder_config
@@ -110,7 +113,47 @@ def test_byte_order_marks_line_ends_blank_lines_and_spaces_change_nothing(root, 
     write(root, form, b"\xef\xbb\xbf" + content.encode())
     got = folder.read_labels(root)
     np.testing.assert_array_equal(got.labels, want.labels)
-    assert got[:3] == want[:3] and got.splits == want.splits
+    for field in ("source", "label_names", "image_ids", "splits"):
+        assert getattr(got, field) == getattr(want, field)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("form", ["labels.csv", "labels.jsonl"])
+def test_files_that_windows_has_saved_are_read(root, form, encoding):
+    rows = [(image, [f"é{label}" for label in labels], split) for image, labels, split in ROWS]
+    write(root, form, FORMS[form](rows).replace("\n", "\r\n").encode(encoding))
+    labels = folder.read_labels(root)
+    assert labels.image_ids == tuple(image for image, _, _ in ROWS)
+    assert all(name.startswith("é") for name in labels.label_names)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_tables_of_other_regions_are_read(root, delimiter):
+    write(root, "labels.csv", listed(ROWS))
+    want = folder.read_labels(root)
+    write(root, "labels.csv", listed(ROWS).replace(",", delimiter).encode("utf-16"))
+    np.testing.assert_array_equal(folder.read_labels(root).labels, want.labels)
+
+
+@pytest.mark.parametrize("form", ["labels.csv", "labels.jsonl"])
+def test_two_unicode_forms_of_a_label_are_one_and_of_an_image_lie_where_either_does(root, form):
+    one, other = (unicodedata.normalize(name, "forêt") for name in ("NFC", "NFD"))
+    rows = [(f"{one}.png", [one], "test"), ("2.png", [other], "test"), ("4.jpg", ["a"], "test")]
+    write(root, form, FORMS[form](rows))
+    write_images(root, [f"{other}.png"])
+    split = folder.load_folder_split(root, "test")
+    assert split.label_names == ("a", one)
+    assert split.labels[:, 1].tolist() == [True, True, False]
+    assert split.image_ids[0] == f"{one}.png"
+    assert split.images.name(0) == str(root / f"{other}.png")
+    write(root, form, FORMS[form]([*rows, (f"{other}.png", ["a"], "test")]))
+    assert "already; give each image one row" in complaint(root)
+
+
+def test_two_unicode_forms_of_a_column_are_one_too_many(root):
+    one, other = (unicodedata.normalize(name, "forêt") for name in ("NFC", "NFD"))
+    write(root, "labels.csv", f"image,{one},{other}\n2.png,1,0\n")
+    assert "occurs twice" in complaint(root)
 
 
 def test_columns_keep_the_order_of_the_header(root):
@@ -158,6 +201,54 @@ def test_backslashes_and_detours_name_the_same_file(root):
     assert len(split.images.read(tf.constant(0, tf.int64)).numpy()) > 100
 
 
+# ------------------------------------------------------------------- a folder for each label
+
+
+def test_folders_of_images_are_labels(tmp_path):
+    write_images(tmp_path, ["dog/1.jpg", "dog/deep/2.JPEG", "cat/1.jpg", "Été/x.png"])
+    for name in ("notes.txt", "cat/.hidden.jpg", "__MACOSX/cat.jpg", ".git/dog.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    table = folder.read_labels(tmp_path)
+    assert table.label_names == ("cat", "dog", "Été")
+    assert table.image_ids == ("cat/1.jpg", "dog/1.jpg", "dog/deep/2.JPEG", "Été/x.png")
+    np.testing.assert_array_equal(table.labels, np.eye(3)[[0, 1, 1, 2]])
+    assert table.splits is None
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Train", "valid", "testing")])
+def test_folders_of_splits_hold_folders_of_labels(tmp_path, names):
+    write_images(tmp_path, [f"{part}/{label}/{part}.jpg" for part in names for label in "ab"])
+    assert ids(tmp_path) == {
+        split: (f"{part}/a/{part}.jpg", f"{part}/b/{part}.jpg")
+        for split, part in zip(SPLITS, names, strict=True)
+    }
+    shutil.rmtree(tmp_path / names[2])
+    parts = ids(tmp_path, validation_fraction=0.5)
+    assert parts["test"] == (f"{names[1]}/a/{names[1]}.jpg", f"{names[1]}/b/{names[1]}.jpg")
+    assert len(parts["train"]) == len(parts["validation"]) == 1
+
+
+def test_an_image_in_several_folders_has_the_label_of_each(tmp_path):
+    write_images(tmp_path, ["dog/1.jpg", "cat/2.jpg", "cow/3.jpg"])
+    shutil.copy(tmp_path / "dog" / "1.jpg", tmp_path / "cat" / "1.jpg")
+    os.link(tmp_path / "dog" / "1.jpg", tmp_path / "cow" / "1.jpg")
+    shutil.copy(tmp_path / "cat" / "2.jpg", tmp_path / "cow" / "another_name.jpg")
+    table = folder.read_labels(tmp_path)
+    assert table.image_ids == ("cat/1.jpg", "cat/2.jpg", "cow/3.jpg", "cow/another_name.jpg")
+    np.testing.assert_array_equal(table.labels, [[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 1, 0]])
+
+
+def test_folders_that_say_nothing_of_labels_are_not_taken_for_them(tmp_path):
+    write_images(tmp_path, ["images/1.jpg", "images/2.jpg"])
+    assert "holds neither labels.csv nor labels.jsonl, and its images do not" in complaint(tmp_path)
+    write_images(tmp_path, ["others/1.jpg", "stray.png"])
+    assert "holds neither labels.csv nor labels.jsonl, and its images do not" in complaint(tmp_path)
+    (tmp_path / "stray.png").unlink()
+    assert folder.read_labels(tmp_path).label_names == ("images", "others")
+
+
 # -------------------------------------------------------------------------------- the splits
 
 
@@ -174,9 +265,7 @@ def many(root: Path, splits, count: int = 50) -> Path:
 
 
 def ids(root: Path, **options) -> dict[str, tuple[str, ...]]:
-    return {
-        name: folder.load_folder_split(root, name, **options).image_ids for name in folder.SPLITS
-    }
+    return {name: folder.load_folder_split(root, name, **options).image_ids for name in SPLITS}
 
 
 def test_without_a_split_column_all_three_are_drawn(tmp_path):
@@ -204,7 +293,7 @@ def test_the_seed_draws_another_validation_but_never_another_test(tmp_path):
 def test_validation_is_held_out_of_the_marked_training_rows(tmp_path):
     many(tmp_path, ["train", "test"])
     drawn = ids(tmp_path, validation_fraction=0.2)
-    assert [len(drawn[name]) for name in folder.SPLITS] == [20, 5, 25]
+    assert [len(drawn[name]) for name in SPLITS] == [20, 5, 25]
     assert drawn["test"] == tuple(f"{i}.jpg" for i in range(1, 50, 2))
     assert not {*drawn["validation"]} & {*drawn["train"], *drawn["test"]}
 
@@ -212,14 +301,14 @@ def test_validation_is_held_out_of_the_marked_training_rows(tmp_path):
 def test_marked_validation_rows_are_taken_as_they_are(tmp_path):
     many(tmp_path, ["train", "validation", "val", "test", "train"])
     drawn = ids(tmp_path, validation_fraction=0.5, test_fraction=0.5)
-    assert [len(drawn[name]) for name in folder.SPLITS] == [20, 20, 10]
+    assert [len(drawn[name]) for name in SPLITS] == [20, 20, 10]
 
 
 @pytest.mark.parametrize("splits", [None, ["train", "test"]])
 def test_dropping_the_unlabelled_drops_nothing_else(tmp_path, splits):
     many(tmp_path, splits)
     kept, dropped = ids(tmp_path), ids(tmp_path, drop_unlabelled=True)
-    for name in folder.SPLITS:
+    for name in SPLITS:
         assert dropped[name] == tuple(i for i in kept[name] if int(i[:-4]) % 5)
         assert len(dropped[name]) < len(kept[name]) or name == "validation"
 
@@ -235,7 +324,7 @@ def test_the_config_reaches_the_reader(tmp_path):
     }
     (tmp_path / "7.jpg").unlink()
     config = SimpleNamespace(name="folder", path=str(tmp_path), **options)
-    for name in folder.SPLITS:
+    for name in SPLITS:
         want = folder.load_folder_split(tmp_path, name, **options)
         assert data.load_split(config, name).fingerprint == want.fingerprint
     config.test_fraction = 0.0
@@ -298,7 +387,7 @@ def test_no_path_leaves_the_folder(root, form, path):
         ("\n\nimage\na.jpg\n", "line 3: the header is 'image'"),
         ("image,split\na.jpg,train\n", "line 1: the header is 'image,split'"),
         ("file,labels\na.jpg,cat\n", "line 1: the header is 'file,labels'"),
-        ("image;labels\na.jpg;cat\n", "line 1: the header is 'image;labels'"),
+        ("image:labels\na.jpg:cat\n", "line 1: the header is 'image:labels'"),
         (",image,cat\n0,a.jpg,1\n", "line 1: an empty label name"),
         ("image,cat,cat\na.jpg,1,1\n", "line 1: column 'cat' occurs twice"),
         ("image,image,cat\na.jpg,a.jpg,1\n", "line 1: column 'image' occurs twice"),
@@ -325,7 +414,7 @@ def test_no_path_leaves_the_folder(root, form, path):
         ('image,labels\n"a"b.jpg,cat\n', "line 2: not CSV"),
         ("image,labels\n" + "x" * 200_000 + ",cat\n", "line 2: not CSV"),
         (b"image,labels\na.jpg,cat\nb.jpg,caf\xe9\n", "line 3: not UTF-8"),
-        ("image,labels\na.jpg,cat\n".encode("utf-16"), "line 1: not UTF-8"),
+        ("image,labels\na.jpg,cat\n".encode("utf-16")[:-1], "line 2: not UTF-8"),
     ],
 )
 def test_a_malformed_csv_is_named_with_its_line(tmp_path, content, named):
@@ -363,7 +452,7 @@ GOOD = '{"image": "a.jpg", "labels": ["cat"]}\n'
             GOOD.replace("}", ', "split": "test"}') + GOOD.replace("a.jpg", "b.jpg"),
             "line 2: no split, where other lines have one",
         ),
-        (GOOD.replace("}", ', "split": "dev"}'), "line 1: split 'dev' is none of"),
+        (GOOD.replace("}", ', "split": "eval"}'), "line 1: split 'eval' is none of"),
         (GOOD + GOOD, "line 2: image 'a.jpg' stands in line 1 already"),
         (GOOD.encode() + b"\xff", "line 2: not UTF-8"),
     ],
@@ -484,7 +573,7 @@ REAL = os.environ.get("ATTN_LSTM_DATA")
 @pytest.mark.skipif(not REAL, reason="ATTN_LSTM_DATA names no folder")
 def test_corel5k_is_read_whole():
     root = Path(REAL) / "corel5k"
-    splits = {name: folder.load_folder_split(root, name) for name in folder.SPLITS}
+    splits = {name: folder.load_folder_split(root, name) for name in SPLITS}
     assert len(splits["train"]) + len(splits["validation"]) == 4500
     assert len(splits["validation"]) == 450 and len(splits["test"]) == 499
     labels = np.concatenate([split.labels for split in splits.values()])

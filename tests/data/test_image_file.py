@@ -96,6 +96,40 @@ def test_of_an_animation_the_first_frame_is_taken():
         )
 
 
+def test_no_text_or_profile_is_too_large_for_a_sound_png():
+    text = b"note\0\0" + zlib.compress(bytes(2**22), 9)  # 4 KB that unpack to 4 MiB
+    international = b"note\0\1\0\0\0" + zlib.compress(bytes(2**22), 9)
+    notes = {
+        b"zTXt": text,
+        b"iTXt": international,
+        b"iCCP": text,
+        b"tEXt": b"note\0" + b"x" * 10**7,
+    }
+    rows = b"".join(b"\0" + row.tobytes() for row in NOISE)
+    for kind, content in notes.items():
+        image = png(36, 24, 8, 2, rows, chunk(kind, content))
+        np.testing.assert_array_equal(image_file.decode(image), NOISE)
+        np.testing.assert_array_equal(preprocess.decode(image).numpy(), NOISE)
+        with pytest.raises(ValueError):
+            image_file.decode(image[:-30])
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_the_header_gives_the_stored_sides_and_the_turn(tmp_path, form, orientation):
+    (tmp_path / "x").write_bytes(encoded(NOISE, form, exif=exif(orientation)))
+    turn = orientation if 1 <= orientation <= 8 else 1
+    assert image_file.read_header(tmp_path / "x") == (36, 24, turn)
+
+
+def test_a_header_that_cannot_be_read_is_an_error(tmp_path):
+    (tmp_path / "x").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="cannot identify"):
+        image_file.read_header(tmp_path / "x")
+    with pytest.raises(OSError, match="No such file"):
+        image_file.read_header(tmp_path / "none")
+
+
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(10))
 def test_pictures_are_turned_upright(form, orientation):

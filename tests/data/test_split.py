@@ -141,3 +141,49 @@ def test_unknown_data_sets_and_splits_are_answered_with_the_choices():
     config.name = "digits"
     with pytest.raises(UserError, match="train, validation, test"):
         load_split(config, "testing")
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_a_split_without_any_label_is_refused_before_anything_is_computed(tmp_path, name):
+    rows = [f"{i}.jpg,{'' if part == name else 'cat'},{part}"
+            for i, part in enumerate(("train", "validation", "test"))]  # fmt: skip
+    (tmp_path / "labels.csv").write_text("\n".join(["image,labels,split", *rows]))
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").touch()
+    config = types.SimpleNamespace(
+        name="folder", path=str(tmp_path), drop_unlabelled=False, on_missing="error",
+        validation_fraction=0.1, test_fraction=0.2, split_seed=0,
+    )  # fmt: skip
+    for other in {"train", "validation", "test"} - {name}:
+        assert len(load_split(config, other)) == 1
+    with pytest.raises(UserError, match=f"the {name} split .* has no label in any of its 1 images"):
+        load_split(config, name)
+
+
+def test_columns_follow_other_names_whatever_their_order_and_unicode_form():
+    split = dataclasses.replace(make_split(), label_names=("caf\u00e9", "b"), boxes=None)
+    moved = split.with_labels(("x", "b", "cafe\u0301"), "the checkpoint")
+    assert moved.label_names == ("x", "b", "cafe\u0301")
+    np.testing.assert_array_equal(moved.labels[:, [2, 1]], split.labels)
+    assert not moved.labels[:, 0].any()
+    boxed = dataclasses.replace(split, boxes=tuple(np.eye(2, 5, dtype=np.float32) for _ in "1234"))
+    for box in boxed.with_labels(("b", "caf\u00e9"), "x").boxes:
+        np.testing.assert_array_equal(box[:, 0], [0, 1])  # columns 1 and 0 before
+    assert split.with_labels(split.label_names, "x") is split
+
+
+def test_a_label_that_others_lack_is_an_error_only_where_an_image_has_it(caplog):
+    from absl import logging
+
+    logging.get_absl_logger().propagate = True
+    split = dataclasses.replace(make_split(), label_names=("dog", "cat"), boxes=None)
+    with pytest.raises(UserError, match=r"label 'dog', of 2 images of the train split.*'dogs'"):
+        split.with_labels(("dogs", "cat"), "the checkpoint")
+    split.labels[:, 0] = False
+    with caplog.at_level("WARNING"):
+        kept = split.with_labels(("dogs", "cat"), "the checkpoint")
+    np.testing.assert_array_equal(kept.labels[:, 1], split.labels[:, 1])
+    assert "1 of the 2 labels of the checkpoint are unknown to the train split" in caplog.text
+    assert "'dogs'" in caplog.text
+    with pytest.raises(UserError, match="is none of the 1 labels"):
+        split.with_labels(("bird",), "the checkpoint")

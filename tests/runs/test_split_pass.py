@@ -1,5 +1,7 @@
 """A whole split through the mapped evaluation step."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from attn_lstm.config import resolve
 from attn_lstm.data import load_split
+from attn_lstm.errors import UserError
 from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.parallel import make_mesh
 from attn_lstm.rows import create_row
@@ -86,6 +89,15 @@ def test_a_row_that_looks_nowhere_has_no_maps(tiny_config):
     predictions, maps = split_pass.predict_with_maps(*given, 0.5, mesh)
     assert maps is None and predictions.peaks is None
     assert len(predictions.labels) == 10
+
+
+def test_labels_that_no_readable_image_has_are_a_mistake(tiny_config):
+    """As where data.on_bad_image=skip has left out the only images with one."""
+    config = resolve(tiny_config("resnet_baseline"))
+    split = load_split(config.data, "test")
+    given, mesh = arguments(config, dataclasses.replace(split, labels=split.labels & False), 1)
+    with pytest.raises(UserError, match="none of the 10 images that could be read has a true"):
+        split_pass.predict_split(*given, [0.5], mesh)
 
 
 def test_a_split_without_batches_is_an_error(config):

@@ -98,6 +98,22 @@ def test_images_are_found_in_the_order_of_the_arguments(pictures, monkeypatch):
     assert total == 12
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_that_windows_has_saved_is_read(pictures, monkeypatch, encoding):
+    type_in(monkeypatch, "é.jpg\r\n猫.png\r\n".encode(encoding))
+    images, total = command.find_images(["-"])
+    assert ([*images], total) == (["é.jpg", "猫.png"], None)
+
+
+def test_pictures_of_every_suffix_are_found_in_a_folder(tmp_path):
+    for name in ("a.jpg", "b.JFIF", "c.jpe", "d.heic", "e.avif"):
+        (tmp_path / name).touch()
+    Image.new("RGB", (4, 4)).save(tmp_path / "f", "PNG")
+    (tmp_path / "notes.txt").touch()
+    images, total = command.find_images([str(tmp_path)])
+    assert [Path(image).name[0] for image in images] == [*"abcdef"] and total == 6
+
+
 @pytest.mark.parametrize("argument", ["none.jpg", "pictures/*.gif", "empty", "none/"])
 def test_an_argument_without_images_is_a_mistake_before_anything_is_computed(pictures, argument):
     Path("empty").mkdir()
