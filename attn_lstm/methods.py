@@ -112,6 +112,13 @@ METHODS: dict[str, Method] = {
         "v_prob and of the label's step reaches τ",
         {"search.scores": "mean", "search.decide": "scores"},
     ),
+    "order_free_ranked": Method(
+        "ours",
+        "order_free as a confidence-ranked LSTM: each step is held against one label, the most "
+        "probable of the true ones left; an end token that comes early costs no label, since the "
+        "set is decided as in order_free_plus",
+        {"decoder.target": "ranked", "search.scores": "mean", "search.decide": "scores"},
+    ),
 }
 
 
