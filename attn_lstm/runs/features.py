@@ -94,7 +94,7 @@ def ensure_features(
         missing = [store.missing() for store in stores]
         _check_space(root, stores, missing)
         mesh = parallel.make_mesh(jax.local_devices())
-        rows = parallel.divisible(config.eval.batch_size, jax.device_count())
+        size = parallel.divisible(config.eval.batch_size, jax.device_count())
         encode = _encoder(network, backbone, mesh, config.cache.dtype)
         for view, (store, shards) in enumerate(zip(stores, missing, strict=True)):
             mine = [s for s in shards if s % jax.process_count() == jax.process_index()]
@@ -106,7 +106,7 @@ def ensure_features(
             batches = view_batches(
                 split,
                 rows,
-                batch_size=rows * mesh.size // jax.device_count(),
+                batch_size=size * mesh.size // jax.device_count(),
                 image_size=config.data.image_size,
                 resize=config.data.resize,
                 augment=augment if view else Augment(),
