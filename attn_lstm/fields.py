@@ -180,8 +180,15 @@ FIELDS: dict[str, Field] = {
     "data.validation_fraction": Number(
         0.1, 0.0, 0.9, "part of the training split held out for choices"
     ),
-    "data.test_fraction": Number(0.2, 0.0, 0.9, "of folder, where its label file divides nothing"),
+    "data.test_fraction": Number(
+        0.2, 0.0, 0.9, "part of your own data set for testing, where nothing divides it"
+    ),
     "data.split_seed": Number(0, 0, _MANY, "which images are held out; not tied to seed"),
+    "data.separator": Text(
+        "",
+        "of folder: what joins labels in one cell or text, such as `,`; ' ' is any space, list a "
+        "list as Python writes it; '' is a bar, and asks where labels look joined otherwise",
+    ),
     "data.protocol": Choice(
         "paper",
         ("paper", "official", "list"),

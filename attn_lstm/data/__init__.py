@@ -64,6 +64,7 @@ def _folder(config: Any, split: str) -> Split:
         test_fraction=config.test_fraction,
         split_seed=config.split_seed,
         on_missing=config.on_missing,
+        separator=config.separator,
     )
 
 
@@ -96,8 +97,8 @@ def load_split(data_config: Any, name: str) -> Split:
 
     Args:
         data_config: a ConfigDict with the fields `name`, `path`, `drop_unlabelled`,
-            `validation_fraction`, `test_fraction`, `split_seed`, `on_missing`, `download`, and for
-            NUS-WIDE `protocol` and `train_list`.
+            `validation_fraction`, `test_fraction`, `split_seed`, `on_missing`, `download`, for a
+            folder `separator`, and for NUS-WIDE `protocol` and `train_list`.
         name: 'train', 'validation' (held out of the training data) or 'test'.
 
     Raises:

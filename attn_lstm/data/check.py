@@ -1,6 +1,6 @@
 """Tells what is in a user's own data set, and whether it can be used, before any training.
 
-    python -m attn_lstm.data.check FOLDER
+    python -m attn_lstm.data.check FOLDER [--separator=,]
 
 Reads the label file, or whatever else says what is in the images (`folder` and `coco` say what that
 looks like), and decodes every image that it names. Splits that are left open are drawn as the
@@ -45,15 +45,19 @@ _LISTED = 20  # files named under one heading
 # ------------------------------------------------------------------------------- the data set
 
 
-def read(path: str | os.PathLike[str]) -> tuple[Table, str]:
+def read(path: str | os.PathLike[str], separator: str = "") -> tuple[Table, str]:
     """What lies in a folder, and the `data.name` of the reader that takes it.
+
+    Args:
+        path: of the folder.
+        separator: as `data.separator`, of a label file.
 
     Raises:
         UserError: a mistake in the path or a label file.
     """
     root = Path(path)
     if any(os.path.isfile(root / name) for name in folder.LABEL_FILES):
-        return folder.read_labels(root), "folder"
+        return folder.read_labels(root, separator), "folder"
     if parts := coco.find_parts(root):
         role_of, year = roles(parts.keys()), coco.coco_year(root)
         tables = [coco.read_part(parts[part], role_of[part] or None, year) for part in role_of]
@@ -222,13 +226,13 @@ def obstacles(findings: Findings, labels: np.ndarray, rows: Mapping[str, np.ndar
     return found
 
 
-def check(path: str) -> int:
-    """Prints the report on a folder; returns the exit code.
+def check(path: str, separator: str = "") -> int:
+    """Prints the report on a folder; returns the exit code. The arguments are those of `read`.
 
     Raises:
         UserError: a mistake in the path or the label file.
     """
-    table, reader = read(path)
+    table, reader = read(path, separator)
     rows = divide(table.splits, len(table.paths))
     print(describe_labels(table, rows, reader), end="\n\n", flush=True)  # decoding takes minutes
     split_of = np.empty(len(table.paths), object)
@@ -248,10 +252,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Tells what is in a folder of labelled images, and whether it can be used.",
     )
     parser.add_argument("path", help="the folder, as data.path names it")
+    parser.add_argument("--separator", default="", help="what joins labels, as data.separator")
     # Names that the terminal cannot show are no reason to stop.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return check(parser.parse_args(argv).path)
+        arguments = parser.parse_args(argv)
+        return check(arguments.path, arguments.separator)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return NOT_USABLE

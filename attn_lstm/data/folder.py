@@ -14,7 +14,8 @@ Text is UTF-8, with or without a byte order mark, or UTF-16 with one, and lines 
 semicolons or tabs may stand in the place of the commas. Space around a cell or a label means
 nothing, blank lines neither. Images are named by their path from the folder, with slashes or
 backslashes, and are JPEG, PNG, BMP, GIF or WebP. The labels of an image are a set: one that is
-given twice counts once.
+given twice counts once. What joins them may be something else than a bar: `separators` says what,
+and how a file that looks so is asked about.
 
 Labels are in the order of the columns; where the file lists them, they are those of all its rows,
 whatever their split, sorted by name. A second file, to evaluate an earlier model on, must therefore
@@ -35,7 +36,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
-from attn_lstm.data import class_folders
+from attn_lstm.data import class_folders, separators
 from attn_lstm.data.files import (
     as_utf8,
     breaks_lines,
@@ -71,6 +72,7 @@ def load_folder_split(
     test_fraction: float = TEST_FRACTION,
     split_seed: int = 0,
     on_missing: str = "error",
+    separator: str = "",
 ) -> Split:
     """Opens a split of a user's own data set.
 
@@ -87,6 +89,8 @@ def load_folder_split(
         split_seed: which rows are held out as 'validation'; without influence on 'test'.
         on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
             and left out ('skip').
+        separator: what joins labels in one cell, see `separators`; '' for bars, and for asking
+            where they look joined by something else.
 
     Raises:
         UserError: anything missing or malformed, with the remedy.
@@ -96,7 +100,7 @@ def load_folder_split(
     if not path:
         raise UserError("data.path is empty: set it to the folder that holds the images")
     return split_of(
-        read_labels(path),
+        read_labels(path, separator),
         "folder",
         split,
         drop_unlabelled=drop_unlabelled,
@@ -121,11 +125,14 @@ class _Malformed(Exception):
     """What is wrong in a label file, beginning with its line."""
 
 
-def read_labels(path: str | os.PathLike[str]) -> Table:
+def read_labels(path: str | os.PathLike[str], separator: str = "") -> Table:
     """Reads and checks the label file of a folder, or else its folders of labels; no images.
 
+    The separator is that of `load_folder_split`.
+
     Raises:
-        UserError: neither, two label files, or one that is malformed, with the line.
+        UserError: neither, two label files, one that is malformed, with the line, or one whose
+            labels look joined by something else than bars.
     """
     root = Path(path)
     if not os.path.isdir(root):
@@ -137,7 +144,7 @@ def read_labels(path: str | os.PathLike[str]) -> Table:
     if len(files) > 1:
         raise UserError(f"{root} holds both {' and '.join(LABEL_FILES)}: leave exactly one there")
     if files:
-        return _read_file(files[0])
+        return _read_file(files[0], separator)
     names_in(root)  # complains if that is why there is none
     table = class_folders.read(root)
     if table is None:
@@ -148,10 +155,16 @@ def read_labels(path: str | os.PathLike[str]) -> Table:
     return table
 
 
-def _read_file(file: Path) -> Table:
+def _read_file(file: Path, separator: str) -> Table:
     try:
         text = _decode(file.read_bytes())
-        names, rows = _parse_csv(text) if file.suffix == ".csv" else (None, _parse_jsonl(text))
+        if file.suffix == ".csv":
+            names, rows = _parse_csv(text, separator)
+        else:
+            names, rows = None, _parse_jsonl(text, separator)
+        listed = () if names or separator else (label for row in rows for label in row.labels)
+        if asked := separators.question(listed):
+            raise UserError(f"{file}: {asked}")
         return _table(file, names, rows)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): make it readable") from error
@@ -237,7 +250,7 @@ def _image_id(text: str, line: int) -> str:
 # ---------------------------------------------------------------------------------- the forms
 
 
-def _parse_csv(text: str) -> tuple[list[str] | None, list[_Row]]:
+def _parse_csv(text: str, separator: str) -> tuple[list[str] | None, list[_Row]]:
     """The labels that have a column each, or None where one column lists them; and the rows."""
     records = _csv_records(text)
     line, header = next(records, (1, []))
@@ -250,7 +263,10 @@ def _parse_csv(text: str) -> tuple[list[str] | None, list[_Row]]:
                 "that hold a comma"
             )
         cell = dict(zip(header, cells, strict=True))
-        labels = _listed(cell["labels"], line) if names is None else _marked(cell, names, line)
+        if names is None:
+            labels = _listed(cell["labels"], separator or separators.BAR, line)
+        else:
+            labels = _marked(cell, names, line)
         rows.append(_Row(line, _image_id(cell["image"], line), labels, cell.get("split")))
     return names, rows
 
@@ -302,8 +318,8 @@ def _label_columns(header: Sequence[str], line: int) -> list[str] | None:
     return None
 
 
-def _listed(cell: str, line: int) -> list[str]:
-    return [_label(name, line) for name in cell.split("|")] if cell else []
+def _listed(cell: str, separator: str, line: int) -> list[str]:
+    return [_label(name, line) for name in separators.divide(cell, separator)]
 
 
 def _marked(cell: dict[str, str], names: Sequence[str], line: int) -> list[str]:
@@ -315,15 +331,15 @@ def _marked(cell: dict[str, str], names: Sequence[str], line: int) -> list[str]:
     return [name for name in names if cell[name] == "1"]
 
 
-def _parse_jsonl(text: str) -> list[_Row]:
+def _parse_jsonl(text: str, separator: str) -> list[_Row]:
     return [
-        _json_row(content, line)
+        _json_row(content, separator, line)
         for line, content in enumerate(text.split("\n"), start=1)
         if content.strip()
     ]
 
 
-def _json_row(content: str, line: int) -> _Row:
+def _json_row(content: str, separator: str, line: int) -> _Row:
     try:
         record = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -349,4 +365,6 @@ def _json_row(content: str, line: int) -> _Row:
             raise _Malformed(f"line {line}: label {shown(label)} is not a string; quote it")
     split = record["split"].strip() if "split" in record else None
     labels = [_label(label, line) for label in record["labels"]]
+    if separator:  # within the texts of the list, which is divided already
+        labels = [part for label in labels for part in _listed(label, separator, line)]
     return _Row(line, _image_id(record["image"], line), labels, split)

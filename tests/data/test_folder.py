@@ -321,6 +321,7 @@ def test_the_config_reaches_the_reader(tmp_path):
         "test_fraction": 0.4,
         "split_seed": 3,
         "on_missing": "skip",
+        "separator": ",",
     }
     (tmp_path / "7.jpg").unlink()
     config = SimpleNamespace(name="folder", path=str(tmp_path), **options)
@@ -553,7 +554,7 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, rows):
     if not any(rows.values()):
         assert "gives no image a label" in complaint(base)
         return
-    labels = folder.read_labels(base)
+    labels = folder.read_labels(base, "|")  # whatever it looks like
     got = {
         image: {labels.label_names[column] for column in np.flatnonzero(row)}
         for image, row in zip(labels.image_ids, labels.labels, strict=True)

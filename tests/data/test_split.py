@@ -152,7 +152,7 @@ def test_a_split_without_any_label_is_refused_before_anything_is_computed(tmp_pa
         (tmp_path / f"{i}.jpg").touch()
     config = types.SimpleNamespace(
         name="folder", path=str(tmp_path), drop_unlabelled=False, on_missing="error",
-        validation_fraction=0.1, test_fraction=0.2, split_seed=0,
+        validation_fraction=0.1, test_fraction=0.2, split_seed=0, separator="",
     )  # fmt: skip
     for other in {"train", "validation", "test"} - {name}:
         assert len(load_split(config, other)) == 1
