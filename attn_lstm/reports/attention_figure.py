@@ -6,6 +6,7 @@ long the names are and however many there are of them, lines wrap and rows grow.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -16,6 +17,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 
+from attn_lstm.reports import fonts
 from attn_lstm.reports.gallery import Emitted, Example
 
 RIGHT, WRONG = "✓", "✗"  # a mark beside the colour: for print and for the colour-blind
@@ -36,8 +38,7 @@ _NOTE_WITHOUT_MAPS = "Labels in the order of prediction, each with its probabili
 
 
 def _font(size: float, bold: bool = False) -> FontProperties:
-    # The font that Matplotlib brings along: it has the marks, and looks the same everywhere.
-    return FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
+    return FontProperties(family=fonts.OWN, size=size, weight="bold" if bold else "normal")
 
 
 _HEAD, _NAME, _LIST, _SMALL = _font(10, True), _font(8.5, True), _font(8.5), _font(7)
@@ -47,8 +48,10 @@ def draw(example: Example) -> Figure:
     """A figure of one image: true labels, predictions in their order with attention, missed ones.
 
     Wrong labels are red, carry a cross, and have a dashed red frame. Rows of the tables without
-    attention get a list in the place of the maps.
+    attention get a list in the place of the maps. Characters that no font of the machine has are
+    spelled out, with a note.
     """
+    given, example = example, _legible(example)
     page = _Page(COLUMNS)
     page.paragraph(f"{example.image_id} · F1 {100 * example.f1:.0f} %", _HEAD)
     page.entry("True", ", ".join(example.true) or "none")
@@ -69,8 +72,25 @@ def draw(example: Example) -> Figure:
         note = _NOTE_WITHOUT_MAPS
     page.entry("Missed", ", ".join(example.missed) or "none")
     page.skip(_GAP / 3)
-    page.paragraph(note, _SMALL, _GREY)
+    page.paragraph(note if example is given else f"{note} {fonts.SPELLED_OUT}", _SMALL, _GREY)
     return page.figure()
+
+
+def _legible(example: Example) -> Example:
+    """With names that can be drawn; the same object where all can."""
+    names = (example.image_id, *example.true, *(emitted.name for emitted in example.emitted))
+    if all(fonts.legible(name) == name for name in names):
+        return example
+    return dataclasses.replace(
+        example,
+        image_id=fonts.legible(example.image_id),
+        true=tuple(map(fonts.legible, example.true)),
+        missed=tuple(map(fonts.legible, example.missed)),
+        emitted=tuple(
+            dataclasses.replace(emitted, name=fonts.legible(emitted.name))
+            for emitted in example.emitted
+        ),
+    )
 
 
 def render(figure: Figure, dpi: int = DPI) -> np.ndarray:
@@ -110,7 +130,7 @@ def sheet(sections: Mapping[str, Sequence[np.ndarray]], title: str) -> np.ndarra
 def _heading(text: str, width: int, size: float) -> np.ndarray:
     """uint8[H,width,3]."""
     page = _Page(COLUMNS, width=72 * width / DPI)
-    page.paragraph(text, _font(size, True))
+    page.paragraph(fonts.legible(text), _font(size, True))
     pixels = render(page.figure())
     strip = np.full((len(pixels), width, 3), 255, np.uint8)
     strip[:, : pixels.shape[1]] = pixels[:, :width]
@@ -134,9 +154,9 @@ class _Cell:
     def __init__(self, image: np.ndarray, lines: Sequence[_Line], wrong: bool = False):
         self.image, self.wrong = image, wrong
         self.lines = [
-            (piece, font, colour)
+            (piece, fonts.fitting(font, text), colour)
             for text, font, colour in lines
-            for piece in wrap(text, font, _CELL)
+            for piece in wrap(text, fonts.fitting(font, text), _CELL)
         ]
         height, width = image.shape[:2]
         scale = min(_CELL / width, _TALLEST / height)
@@ -169,14 +189,16 @@ class _Page:
         self._top += height
 
     def paragraph(self, text: str, font: FontProperties, colour: str = _INK) -> None:
+        font = fonts.fitting(font, text)
         for piece in wrap(text, font, self._width - 2 * _MARGIN):
             self._line(_MARGIN, (piece, font, colour))
 
     def entry(self, head: str, text: str, colour: str = _INK) -> None:
         """A head in bold, and text that wraps to the right of it."""
         self._texts.append((_MARGIN, self._top, (head, _NAME, _INK)))
-        for piece in wrap(text, _LIST, self._width - 2 * _MARGIN - _INDENT):
-            self._line(_MARGIN + _INDENT, (piece, _LIST, colour))
+        font = fonts.fitting(_LIST, text)
+        for piece in wrap(text, font, self._width - 2 * _MARGIN - _INDENT):
+            self._line(_MARGIN + _INDENT, (piece, font, colour))
 
     def row(self, cells: Sequence[_Cell]) -> None:
         caption = max(cell.caption_height for cell in cells)

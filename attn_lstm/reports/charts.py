@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve
 
 from attn_lstm.measures.calibration import reliability_bins
+from attn_lstm.reports import fonts
 
 # Of Okabe and Ito, who chose colours that the colour-blind tell apart; and none without a mark,
 # a line style or a hatch of its own.
@@ -26,7 +27,7 @@ _LEAST_TRUE = 5  # images of a label that has a curve; fewer give a staircase
 _MAX_NAME = 16  # letters of a label on an axis
 _STYLE = {
     **matplotlib.rcParamsDefault,
-    "font.family": "DejaVu Sans",
+    "font.family": fonts.OWN,
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -198,13 +199,15 @@ def co_occurrence(share: np.ndarray, names: Sequence[str]) -> str:
       share: float[L,L], fractions of 1, nan where there is no such image; names: L.
     """
     short = [name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…" for name in names]
+    families = list(fonts.families("".join(short)))
+    short = [fonts.legible(name) for name in short]
 
     def draw(axes: Axes) -> None:
         shown = np.ma.masked_invalid(np.where(np.eye(len(names), dtype=bool), np.nan, 100 * share))
         colours = matplotlib.colormaps["cividis"].with_extremes(bad="#e3e6ea")
         mesh = axes.imshow(shown, cmap=colours, vmin=0, vmax=100)
-        axes.set_xticks(range(len(short)), short, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(short)), short, fontsize=8)
+        axes.set_xticks(range(len(short)), short, rotation=90, fontsize=8, fontfamily=families)
+        axes.set_yticks(range(len(short)), short, fontsize=8, fontfamily=families)
         axes.grid(False)
         axes.figure.colorbar(mesh, ax=axes, shrink=0.7, label="%")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from attn_lstm.data.split import CROP_RATIO
+from attn_lstm.reports import fonts
 
 # Perceptually uniform, lighter with every step, and readable by the colour-blind.
 _COLOUR_MAP = "inferno"
@@ -22,6 +22,7 @@ _FADING = 0.7  # part of white in what the network was not shown
 # In pixels.
 _PANEL = 360  # longer side of an image
 _CAPTION = 30  # height, above it
+_CAPTION_SIZE = 14  # of its font
 _GAP = 8
 _COLUMNS = 4  # in a row, at most
 
@@ -107,9 +108,10 @@ def draw_panels(
     cell = (_PANEL + _GAP, height + _CAPTION)
     sheet = Image.new("RGB", (columns * cell[0] + _GAP, rows * cell[1] + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 14)
     for place, (text, panel) in enumerate(panels):
         left, top = _GAP + place % columns * cell[0], place // columns * cell[1]
+        file, text = fonts.one_font(text)
+        font = ImageFont.truetype(file, _CAPTION_SIZE)
         draw.text(
             (left + _PANEL // 2, top + _CAPTION // 2), _fitted(text, font), "black", font, "mm"
         )
