@@ -11,8 +11,12 @@ says which differences to one row, --reference, are real. Exit codes: 0 done, 2 
 config or files, 75 stopped by a signal after saving.
 """
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the rest is imported
 
 import ml_collections
 from absl import flags
@@ -69,4 +73,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, _define_flags, distributed=True, keeps_sigterm=True)
+    cli.run(main, _define_flags, distributed=True, resumes=True)

@@ -13,7 +13,11 @@ evaluate as one, with the flags of train.py. Exit codes: 0 done, 2 a mistake in 
 files, 69 another process was lost.
 """
 
+import signal
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the rest is imported
 
 from absl import flags
 

@@ -10,7 +10,11 @@ config can be overridden: --config.search.threshold=0.3. Exit codes: 0 done, 2 a
 config or files, or not one image that could be read.
 """
 
+import signal
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the rest is imported
 
 from absl import flags
 
@@ -47,4 +51,4 @@ def main(images: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.define_workdir_config, positional=True)
+    cli.run(main, cli.define_workdir_config, positional=True, result_on_stdout=True)

@@ -11,8 +11,12 @@ in flags, config or files, or numbers that are not finite, 69 another process wa
 by a signal after saving (start again to go on).
 """
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the rest is imported
 
 from absl import flags
 
@@ -36,4 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, _define_flags, distributed=True, keeps_sigterm=True)
+    cli.run(main, _define_flags, distributed=True, resumes=True)

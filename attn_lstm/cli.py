@@ -1,4 +1,7 @@
-"""What the entry points share: flags, exit codes and one clear line for a mistake."""
+"""What the entry points share: flags, exit codes and one clear line for a mistake.
+
+What takes long to import, JAX above all, is imported when the flags are right.
+"""
 
 import re
 import shutil
@@ -6,17 +9,15 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import ml_collections
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
-from attn_lstm.compilation import keep_compiled
-from attn_lstm.config import find_mistakes
-from attn_lstm.errors import DONE, MISTAKE, UserError
-from attn_lstm.fields import flatten, unknown_field
+from attn_lstm import process
+from attn_lstm.errors import DONE, INTERRUPTED, MISTAKE, UserError, printable
 from attn_lstm.plugins import load_plugins
-from attn_lstm.runs import workdir
 
 # What ml_collections raises for a file that is no config, for unknown fields and other types.
 _CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
@@ -32,7 +33,8 @@ def run(
     *,
     positional: bool = False,
     distributed: bool = False,
-    keeps_sigterm: bool = False,
+    resumes: bool = False,
+    result_on_stdout: bool = False,
 ) -> None:
     """Defines and parses the flags, calls `main`, and exits with its code.
 
@@ -45,8 +47,10 @@ def run(
       positional: `main` takes the arguments that are no flags, list[str]; they may stand before
         and between flags. Otherwise there may be none.
       distributed: several processes may be one run; the flags for that are defined here.
-      keeps_sigterm: of several processes, `main` asks JAX's runtime about SIGTERM.
+      resumes: the same command goes on where SIGTERM or SIGINT has stopped it; `main` hears them.
+      result_on_stdout: as `process.settle` takes it.
     """
+    process.settle(result_on_stdout=result_on_stdout, resumes=resumes)
     flags.FLAGS.set_gnu_getopt(True)
 
     def parse(argv: Sequence[str]) -> list[str]:
@@ -57,7 +61,7 @@ def run(
                 _define_process_flags()
             define_flags(argv)
             if not {*_HELP}.isdisjoint(argv):
-                print(_help(argv[0]))
+                print(_help(argv[0]), flush=True)
                 sys.exit(DONE)
             rest = flags.FLAGS(argv)
             if "config" in flags.FLAGS:
@@ -69,22 +73,26 @@ def run(
             _fail(" ".join(str(error).split()))
         except _CONFIG_ERRORS as error:
             _fail(" ".join(str(error).split()))
-        raise AssertionError("unreachable")
 
     def guarded(argv: Sequence[str]) -> int:
-        logging.set_verbosity(logging.WARNING)
         if len(argv) > 1 and not positional:
             _fail(f"unexpected argument {argv[1]!r}: flags are written --name=value")
         try:
-            if distributed and _connect(keeps_sigterm):
+            if distributed and _connect(resumes):
                 from attn_lstm import distributed as processes
 
                 return processes.run(main)
+            from attn_lstm.compilation import keep_compiled
+
             keep_compiled()  # of several processes the user decides: they may share the folder
-            return main(argv[1:]) if positional else main()
+            code = main(argv[1:]) if positional else main()
+            sys.stdout.flush()
+            return code
         except UserError as error:
             _fail(str(error))
-            raise AssertionError("unreachable") from None
+        except KeyboardInterrupt:  # the second one, where the first asks to save and stop
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     app.run(guarded, flags_parser=parse)
 
@@ -119,6 +127,8 @@ def define_workdir_config(argv: Sequence[str]) -> None:
     """
     if not {*_HELP, "--helpfull"}.isdisjoint(argv):
         return
+    from attn_lstm.runs import workdir
+
     directory = _last_value(argv, "workdir")
     if not directory:
         raise UserError("--workdir is missing: give the work directory of a run")
@@ -154,6 +164,9 @@ def _check_overrides(
       partial: the config is not used as it is. Otherwise, where an override is wrong, its other
         mistakes are named as well.
     """
+    from attn_lstm.config import find_mistakes
+    from attn_lstm.fields import flatten, unknown_field
+
     changed = ml_collections.ConfigDict(config)
     mistakes = []
     for name, args in _overrides(argv):
@@ -185,9 +198,10 @@ def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 def _help(script: str) -> str:
     """The script's docstring, then its flags in the order in which they are defined."""
     own, shared = (flags.FLAGS.get_flags_for_module(module) for module in (script, __name__))
+    config = [flag for flag in shared if flag.name == "config"]
     groups = {
-        "Flags": [*map(_described, own), ("--config.FIELD=VALUE", _OVERRIDE)],
-        "Of several processes": [_described(flag) for flag in shared],
+        "Flags": [*map(_described, [*own, *config]), ("--config.FIELD=VALUE", _OVERRIDE)],
+        "Of several processes": [_described(flag) for flag in shared if flag not in config],
     }
     width = min(shutil.get_terminal_size().columns, 100)
     column = 4 + max(len(name) for group in groups.values() for name, _ in group)
@@ -216,7 +230,7 @@ def _define_process_flags() -> None:
     )
 
 
-def _connect(keeps_sigterm: bool) -> bool:
+def _connect(resumes: bool) -> bool:
     """Connects this process with others where the flags ask for it; returns whether they do.
 
     Raises:
@@ -244,10 +258,11 @@ def _connect(keeps_sigterm: bool) -> bool:
         )
     from attn_lstm import distributed
 
-    distributed.start(*given.values(), keeps_sigterm=keeps_sigterm)
+    distributed.start(*given.values(), keeps_sigterm=resumes)
     return True
 
 
-def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+def _fail(message: str) -> NoReturn:
+    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
+    process.say_no_more()
     sys.exit(MISTAKE)

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import jax
 
-from attn_lstm.errors import LOST, MISTAKE, UserError, first_line
+from attn_lstm.errors import INTERRUPTED, LOST, MISTAKE, UserError, first_line
 
 _START_SECONDS = 300  # until all processes must have been started
 _HEARTBEAT_SECONDS = 100
@@ -50,6 +50,8 @@ def start(
       UserError: the environment tells nothing, or the address is wrong or taken.
     """
     jax.config.update("jax_enable_preemption_service", keeps_sigterm)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # Python's would wait until all have connected
     where = address or "the coordinator"
     _on_abort(
         f"no contact with all processes through {where} within {_START_SECONDS} s: start all of "
@@ -103,6 +105,11 @@ def run(main: Callable[[], int]) -> int:
         # this process with LOST when it misses a host.
         time.sleep(_HEARTBEAT_SECONDS + _GRACE_SECONDS)
         _leave(1)
+    except SystemExit as end:
+        _leave(end.code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        _leave(INTERRUPTED)
     except BaseException:
         traceback.print_exc()
         _leave(1)

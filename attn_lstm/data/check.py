@@ -14,14 +14,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the rest is imported
+
 import numpy as np
 
+from attn_lstm import process
 from attn_lstm.data import coco, folder, image_file
 from attn_lstm.data.files import images_in, locate
 from attn_lstm.data.split import SPLITS
@@ -253,15 +258,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("path", help="the folder, as data.path names it")
     parser.add_argument("--separator", default="", help="what joins labels, as data.separator")
-    # Names that the terminal cannot show are no reason to stop.
-    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments = parser.parse_args(argv)
-        return check(arguments.path, arguments.separator)
+        code = check(arguments.path, arguments.separator)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return NOT_USABLE
 
 
 if __name__ == "__main__":
+    process.settle(result_on_stdout=True)
     sys.exit(main())

@@ -18,7 +18,7 @@ from typing import AnyStr
 
 import numpy as np
 
-from attn_lstm.errors import UserError
+from attn_lstm.errors import UserError, is_control
 
 # What counts as an image in a folder, beside whatever begins like one. Not all of these decode; but
 # whoever has such files should hear of them, not miss them.
@@ -59,9 +59,7 @@ def first_shown(names: Sequence[str]) -> str:
 
 def breaks_lines(name: str) -> bool:
     """Whether a name holds control characters, which no label or file should."""
-    # Not str.isprintable: it refuses the narrow space in the names of macOS' screenshots, and the
-    # joiners that some scripts are written with.
-    return any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name)
+    return any(map(is_control, name))
 
 
 def one_form(name: str) -> str:

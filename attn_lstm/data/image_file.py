@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -32,9 +31,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-# It warns of much that is no obstacle, or that we refuse ourselves in the line that tells why.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -10,7 +10,11 @@ eval.py finds it: run eval.py --tune first. Exit codes: 0 done, 2 a mistake in f
 files.
 """
 
+import signal
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the rest is imported
 
 from absl import flags
 

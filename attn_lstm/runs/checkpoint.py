@@ -6,17 +6,13 @@ was cut off is not there. What happens to the files afterwards it does not notic
 when its files are as that file says; the file comes with the folder, is copied and deleted with it.
 """
 
-import atexit
 import contextlib
-import functools
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +71,6 @@ class Checkpoints:
         self._whole: set[int] = set()  # seen to be whole, or written by this process
         self._saving = 0  # the step that is being saved, or was last
         if keep is not None:
-            _tell_refusals_once()
             with agreed(), self._naming_failures("cannot be written"):
                 self._directory.mkdir(parents=True, exist_ok=True)
                 if is_first_host():
@@ -261,8 +256,6 @@ class Checkpoints:
             reason = _refusal(error)
             if reason is None:
                 raise
-            if self._saving:
-                _say_no_more()
             if is_first_host():
                 for draft in self._drafts():  # as far as it is not written to: it may fill the disk
                     shutil.rmtree(draft, ignore_errors=True)
@@ -345,52 +338,6 @@ def _refusal(error: Exception) -> str | None:
     # TensorStore, which writes the arrays, has no exception of its own.
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else None
-
-
-@functools.cache
-def _tell_refusals_once() -> None:
-    """Keeps other libraries from printing what `_naming_failures` says in a line.
-
-    Orbax logs a write that the operating system refused in each of its threads; asyncio and Python
-    report the writes beside it that nobody awaited any more.
-    """
-
-    def is_other(record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return not (_is_theirs(record) and isinstance(error, Exception) and _refusal(error))
-
-    _filter_logs(is_other)
-    report = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    sys.unraisablehook = hook
-
-
-@functools.cache
-def _say_no_more() -> None:
-    """For what is left of a process in which a save failed; what it has to say is said by then.
-
-    The writes beside the one that was refused find their files gone. While Python takes itself
-    down it reports the same writes once more, and asks no hook.
-    """
-
-    def end_quietly() -> None:
-        sys.stderr = sys.__stderr__ = None
-
-    _filter_logs(lambda record: not _is_theirs(record))
-    atexit.register(end_quietly)
-
-
-def _filter_logs(keeps: Callable[[logging.LogRecord], bool]) -> None:
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(keeps)
-
-
-def _is_theirs(record: logging.LogRecord) -> bool:
-    return record.name == "asyncio" or "orbax" in Path(record.pathname).parts
 
 
 def _difference(name: str, there: Any, here: Any) -> str:

@@ -182,10 +182,10 @@ class _Pictures:
 
 @contextlib.contextmanager
 def _opened(path: Path | None) -> Iterator[TextIO]:
-    """A file to write, or standard output, whose reader may leave before the end.
+    """A file to write, or standard output.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the file cannot be written.
     """
     if path is not None:
         with writing(path):
@@ -194,13 +194,7 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
                 yield file
         return
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    try:
-        yield sys.stdout
-    except OSError as error:
-        # What is still in the buffer would be written, and fail again, at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # such as from `head`: it has enough
-            raise UserError(f"standard output cannot be written: {error.strerror}") from None
+    yield sys.stdout
 
 
 @contextlib.contextmanager

@@ -282,7 +282,9 @@ def mount_small(folder: Path, size: int = 1_000_000) -> None:
 FAILING = """
 import resource, sys
 from pathlib import Path
+from attn_lstm import process
 from tests.runs.test_checkpoint import *
+process.settle()  # as commands do
 if len(sys.argv) > 2:
     resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (int(sys.argv[2]),))
 checkpoints = Checkpoints(Path(sys.argv[1]), 2)
@@ -292,6 +294,7 @@ try:
     checkpoints.wait()
 except UserError as error:
     print(error)
+    process.say_no_more()
 checkpoints.close()
 """
 

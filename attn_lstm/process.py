@@ -1,0 +1,189 @@
+"""What a command changes of its own process: signals, the standard streams, what libraries print.
+
+It belongs to the commands alone, which call `settle` first of all. Importing the package, and
+making its objects, leaves all of that as it is, for the program that imports it.
+"""
+
+import atexit
+import contextlib
+import io
+import logging
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from absl import flags
+from absl import logging as absl_logging
+
+from attn_lstm.errors import INTERRUPTED, STOPPED, UserError, printable
+
+
+def settle(*, result_on_stdout: bool = False, resumes: bool = False) -> None:
+    """Readies this process for a command.
+
+    Args:
+      result_on_stdout: what the command finds goes to standard output and nowhere else, so that it
+        ends when that cannot be written. Others only tell there what is in their files, too, and go
+        on without a reader.
+      resumes: the same command goes on where a signal has stopped it.
+    """
+    _keep_streams(result_on_stdout)
+    _end_early_without_traceback(resumes)
+    _quieten_libraries()
+
+
+# --------------------------------------------------------------------------- the standard streams
+
+
+class _Stream(io.FileIO):
+    """A standard stream whose reader may leave, and whose disk may be full.
+
+    Args:
+      number: of the file, 1 or 2.
+      needed: nobody else hears what is written here. The command then ends as soon as it cannot be
+        written: quietly where the reader has left, such as `head`, which has enough; else with a
+        `UserError`.
+      closed: it was closed when the process began.
+    """
+
+    def __init__(self, number: int, *, needed: bool, closed: bool):
+        super().__init__(number, "w", closefd=False)
+        self._needed, self._was_closed = needed, closed
+
+    def write(self, data: Any) -> int:
+        if self._was_closed and self._needed:
+            self._needed = False  # it is said once
+            raise UserError("standard output is closed: nobody would see what this command finds")
+        try:
+            return super().write(data)
+        except OSError as error:
+            # From now on also for what other languages write here.
+            _open_nothing(self.fileno())
+            if self._needed:
+                if isinstance(error, BrokenPipeError):
+                    sys.exit(0)
+                raise UserError(f"standard output cannot be written: {error.strerror}") from None
+            return len(memoryview(data).cast("B"))
+
+
+def _keep_streams(result_on_stdout: bool) -> None:
+    """Gives what is closed a place to go, and puts streams that last in the place of Python's.
+
+    Where number 1 or 2 is free, the next file that is opened gets it, a checkpoint say, and with it
+    whatever is printed.
+    """
+    closed = set()
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            _open_nothing(number)
+            closed.add(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  for as long as the process lives
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        before = getattr(sys, name)
+        if before is not getattr(sys, f"__{name}__"):
+            continue  # somebody listens already
+        raw = _Stream(number, needed=result_on_stdout and name == "stdout", closed=number in closed)
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            encoding=before.encoding if before else "utf-8",
+            # Names that a terminal cannot show are no reason to stop.
+            errors="backslashreplace",
+            line_buffering=name == "stderr" or raw.isatty(),
+        )
+        setattr(sys, name, stream)
+
+
+def _open_nothing(number: int) -> None:
+    """Puts the null device in the place of a standard stream."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
+
+
+# ------------------------------------------------------------------------------------ the signals
+
+
+def _end_early_without_traceback(resumes: bool) -> None:
+    """Until `training.stop` listens, and for commands that need not save."""
+    text = "stopped before a step; nothing is lost, start again to go on" if resumes else ""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        code = STOPPED if resumes else INTERRUPTED
+        with contextlib.suppress(OSError):
+            os.write(2, f"{text or 'interrupted'}\n".encode())
+        if _imports(frame):  # which libraries do not expect to end half-way
+            os._exit(code)
+        sys.exit(code)
+
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as for a script's jobs behind `&`
+        signal.signal(signal.SIGINT, end)
+    if resumes:
+        signal.signal(signal.SIGTERM, end)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+# ---------------------------------------------------------------------------------- the libraries
+
+
+def _quieten_libraries() -> None:
+    """Lets warnings through, each as a line, but none of what `runs.checkpoint` tells.
+
+    Orbax raises what it logs: a write, say, that the operating system refused in each of its
+    threads. asyncio and Python report the writes beside it that nobody awaited any more.
+    """
+    flags.FLAGS.mark_as_parsed()  # absl's handler would complain of warnings before that
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = absl_logging.get_absl_handler()
+    handler.python_handler.setStream(sys.stderr)
+    handler.setFormatter(_Formatter())
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_told)
+    report = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = hook
+    # Pillow warns of much that is no obstacle, or that we refuse in the line that tells why.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{record.levelname.lower()}: {printable(record.getMessage())}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    return record.name != "asyncio" and "orbax" not in Path(record.pathname).parts
+
+
+def say_no_more() -> None:
+    """For what is left of a process that has told its mistake.
+
+    Where a save has failed, Python reports the writes beside it while it takes itself down, and
+    asks no hook.
+    """
+
+    def end_quietly() -> None:
+        sys.stderr = sys.__stderr__ = None
+
+    atexit.register(end_quietly)
