@@ -1,0 +1,60 @@
+"""The wheel: what is in it, and that it works where there is no checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+
+import attn_lstm
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy, since building leaves folders behind."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("attn_lstm", "configs", "tests", "benchmarks"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", built, source]
+    subprocess.run(command, check=True)
+    (path,) = built.iterdir()
+    return path
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_package_with_its_data_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        said = HeaderParser().parsestr(archive.read(metadata).decode())
+    kept = (path for path in (ROOT / "attn_lstm").rglob("*") if path.is_file())
+    assert names == {
+        path.relative_to(ROOT).as_posix() for path in kept if "__pycache__" not in path.parts
+    }
+    assert {"attn_lstm/py.typed", "attn_lstm/reports/report.css"} <= names
+    assert said["Version"] == attn_lstm.__version__
+    assert said["License-Expression"] == "Apache-2.0"
+
+
+@pytest.mark.slow
+def test_the_package_of_a_wheel_works_without_a_checkout(wheel, tmp_path):
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+
+    def run(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            check=True, capture_output=True, text=True, cwd=tmp_path, env=environment,
+        ).stdout  # fmt: skip
+
+    said = run("-c", "import attn_lstm; print(attn_lstm.__file__, attn_lstm.__version__)").split()
+    assert said == [str(tmp_path / "site/attn_lstm/__init__.py"), attn_lstm.__version__]
+    assert "--workdir" in run("-m", "attn_lstm.export", "--help")
