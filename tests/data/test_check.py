@@ -255,9 +255,9 @@ def test_the_command_needs_no_tensorflow_and_survives_any_terminal(tmp_path):
     make(tmp_path, ["1.png,cat,test"])
     (tmp_path / "labels.csv").write_text("image,labels,split\n1.png,猫,test\n", encoding="utf-8")
     code = (
-        "import sys\nfrom attn_lstm.data import check\n"
-        "code = check.main(sys.argv[1:])\n"
-        "assert not {'tensorflow', 'jax'} & {*sys.modules}\nsys.exit(code)"
+        "import runpy, sys\n"
+        "try:\n    runpy.run_module('attn_lstm.data.check', run_name='__main__')\n"
+        "finally:\n    assert not {'tensorflow', 'jax'} & {*sys.modules}"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
