@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attn_lstm.serving.model import ImagePrediction, Model, PredictedLabel, load_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["ImagePrediction", "Model", "PredictedLabel", "load_model"]
 

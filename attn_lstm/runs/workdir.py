@@ -10,9 +10,11 @@ from pathlib import Path
 
 import ml_collections
 
+from attn_lstm import __version__
 from attn_lstm.config import CHANGEABLE
 from attn_lstm.errors import UserError
-from attn_lstm.fields import flatten
+from attn_lstm.fields import flatten, nested
+from attn_lstm.runs.upgrade import upgrade
 from attn_lstm.storage import damaged, is_number, read_json, write_json, writing
 
 CONFIG, LABELS, STATISTICS, SECONDS = (
@@ -22,6 +24,7 @@ CONFIG, LABELS, STATISTICS, SECONDS = (
     "seconds.json",
 )
 LOCK = ".lock"
+_VERSION = "version"  # of this program, which wrote a config; beside the fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,33 +77,43 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """
     path = workdir / CONFIG
     if not path.exists():
-        write_json(path, config.to_dict())
+        write_json(path, {_VERSION: __version__, **config.to_dict()})
         return
     kept, asked = dict(flatten(load_config(workdir))), dict(flatten(config))
-    missing = object()
     different = [
-        f"{name} ({kept.get(name, 'absent')!r} there, {asked.get(name, 'absent')!r} now)"
-        for name in sorted({*kept, *asked} - {*CHANGEABLE})
-        if kept.get(name, missing) != asked.get(name, missing)
+        f"{name} ({kept[name]!r} there, {asked[name]!r} now)"
+        for name in sorted({*asked} - {*CHANGEABLE})
+        if kept[name] != asked[name]
     ]
     if different:
         raise UserError(
-            f"{workdir} holds a run of another config: {', '.join(different)}; "
-            "take another --workdir, or the config of that run"
+            f"{workdir} holds a run of another config: {', '.join(different)}; a run goes on with "
+            "the config that it began with (its learning rate falls towards its own train.steps): "
+            "give what is there, or take another --workdir"
         )
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The resolved config of a run, locked. Raises `UserError` when there is none."""
+    """The resolved config of a run, locked, as this version has it.
+
+    Raises:
+      UserError: there is none, it is damaged, or another version has written it, and this one lacks
+        what that run does.
+    """
     path = workdir / CONFIG
     values = read_json(path)
     if not isinstance(values, dict):
         raise damaged(path, "an object of config fields is expected")
+    version = values.pop(_VERSION, "a version before 0.2.0")
     try:
-        return ml_collections.ConfigDict(values).lock()
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        # What ml_collections raises for names that cannot be fields.
-        raise damaged(path, f"not a config: {error}") from None
+        return nested(upgrade(dict(flatten(values)))).lock()
+    except UserError as error:
+        raise UserError(
+            f"{path} was written by {version} and does not fit {__version__}, this version: "
+            f"{error}; use the version that wrote it or, if the file is damaged, a whole copy of it"
+        ) from None
+    except RecursionError:
+        raise damaged(path, "not a config") from None
 
 
 def save_labels(workdir: Path, table: LabelTable) -> None:
