@@ -10,8 +10,9 @@ from functools import partial
 from absl import flags
 
 from attn_lstm import cli, errors
+from attn_lstm.plan.flops import matmul_flops
 from benchmarks import measure, workload
-from benchmarks.roofline import floor, matmul_flops
+from benchmarks.roofline import floor
 
 _BEAM = flags.DEFINE_integer("beam", 3, "paths kept")
 

@@ -18,10 +18,10 @@ from attn_lstm import cli, errors
 from attn_lstm.config import resolve, validate
 from attn_lstm.data import load_split
 from attn_lstm.parallel import make_mesh, prefetch
+from attn_lstm.plan.flops import matmul_flops
 from attn_lstm.runs.state import TrainState
 from attn_lstm.training.loop import Run
 from benchmarks import measure
-from benchmarks.roofline import matmul_flops
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "timed rounds of each side")
 _STEPS = flags.DEFINE_integer("steps", 10, "steps a round")

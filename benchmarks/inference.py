@@ -19,9 +19,10 @@ import torch
 from attn_lstm import cli, errors
 from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.models.network import Network
+from attn_lstm.plan.flops import matmul_flops
 from attn_lstm.rows import Row
 from benchmarks import measure, torch_peer, workload
-from benchmarks.roofline import floor, matmul_flops
+from benchmarks.roofline import floor
 
 _BEAM = 3
 

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from attn_lstm.compilation import with_whole_products
 from attn_lstm.text import markdown_table
 
 
@@ -73,29 +71,6 @@ def cost(compiled: jax.stages.Compiled) -> tuple[float, float]:
     """
     analysis = compiled.cost_analysis() or {}
     return analysis.get("flops", 0.0), analysis.get("bytes accessed", 0.0)
-
-
-def limits(dtype: str = "float32") -> tuple[float, float]:
-    """(FLOP/s, bytes/s) of the first device, measured: by a matrix product and a sum.
-
-    No step takes less time than its FLOPs over the first, nor than its bytes over the second.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    side, elements = (2048, 2**26) if on_cpu else (8192, 2**28)
-    square = jnp.full((side, side), 0.5, dtype)
-    vector = jnp.zeros(elements, jnp.float32)
-    multiply = jax.jit(with_whole_products(jnp.matmul))
-    # In place: new memory would be measured by how fast the system hands it out.
-    add_one = jax.jit(lambda x: x + 1, donate_argnums=0)
-
-    def add() -> jax.Array:
-        nonlocal vector
-        vector = add_one(vector)
-        return vector
-
-    seconds = alternate({"multiply": lambda: multiply(square, square), "add": add}, rounds=7)
-    product, sum_ = (statistics.median(seconds[name]) for name in ("multiply", "add"))
-    return 2 * side**3 / product, 2 * vector.nbytes / sum_
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

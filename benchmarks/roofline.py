@@ -1,13 +1,6 @@
-"""What a function costs at least: its FLOPs as written, and the time these and its bytes take."""
+"""What a function costs at least on this machine: the time that its FLOPs and its bytes take."""
 
-import math
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
-
-from benchmarks import measure
+from attn_lstm.plan.limits import measure_limits
 
 
 def floor(flops: float, bytes_: float, dtype: str) -> tuple[float, str]:
@@ -17,60 +10,9 @@ def floor(flops: float, bytes_: float, dtype: str) -> tuple[float, str]:
       flops: of matrix products with operands of type `dtype`.
       bytes_: read and written.
     """
-    peak, bandwidth = measure.limits(dtype)
+    peak, bandwidth = measure_limits(dtype)
     seconds = max(flops / peak, bytes_ / bandwidth)
     return seconds, (
         f"{flops / 1e9:.1f} GFLOP at {peak / 1e9:.0f} GFLOP/s ({dtype}), {bytes_ / 1e9:.2f} GB at "
         f"{bandwidth / 1e9:.1f} GB/s: {1e3 * seconds:.1f} ms at least"
     )
-
-
-def matmul_flops(function: Callable[..., Any], *args: Any, trips: int = 1) -> float:
-    """FLOPs of one call's matrix products and convolutions, two for each multiply-add.
-
-    XLA's own count has the body of every loop once, however often that runs.
-
-    Args:
-      function, args: it is traced, not run; under `shard_map` one device's share is counted.
-      trips: how often a `while_loop`, which does not say so itself, goes round.
-    """
-    compiles = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
-    return _count(compiles.trace(*args).jaxpr.jaxpr, trips)
-
-
-def _count(jaxpr: Jaxpr, trips: int) -> float:
-    total = 0.0
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        if name == "dot_general":
-            total += _dot_general(equation)
-        elif name == "conv_general_dilated":
-            total += _convolution(equation)
-        else:
-            inner = sum(_count(part, trips) for part in _inner(equation.params))
-            times = {"scan": equation.params.get("length"), "while": trips}
-            total += inner * times.get(name, 1)
-    return total
-
-
-def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    for value in params.values():
-        for part in value if isinstance(value, tuple | list) else [value]:
-            if isinstance(part, ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, Jaxpr):
-                yield part
-
-
-def _dot_general(equation: Any) -> float:
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    shape = equation.invars[0].aval.shape
-    return 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
-
-
-def _convolution(equation: Any) -> float:
-    kernel = equation.invars[1].aval
-    features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
-    # Of a dilated input most entries are zeros that stand for nothing.
-    dilation = math.prod(equation.params["lhs_dilation"])
-    return 2.0 * equation.outvars[0].aval.size * kernel.size / features / dilation

@@ -18,9 +18,9 @@ from absl import flags
 from attn_lstm import cli, errors
 from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.models.resnet import feature_dim
+from attn_lstm.plan.flops import matmul_flops
 from attn_lstm.rows import create_row
 from benchmarks import measure, workload
-from benchmarks.roofline import matmul_flops
 
 _BATCHES = flags.DEFINE_list("batches", ["1", "8", "64"], "images at once")
 

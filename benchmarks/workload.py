@@ -16,12 +16,11 @@ from attn_lstm import parallel
 from attn_lstm.compilation import compiler_options, with_whole_products
 from attn_lstm.config import resolve
 from attn_lstm.data.split import Batch
-from attn_lstm.parallel import REPLICATED, SPLIT
+from attn_lstm.plan.flops import matmul_flops
 from attn_lstm.rows import Row, create_row
 from attn_lstm.runs.state import TrainState, create_state
 from attn_lstm.training.optimizer import create_optimizer, create_schedule
-from attn_lstm.training.step import make_train_step
-from benchmarks.roofline import matmul_flops
+from attn_lstm.training.step import map_train_step
 from configs import coco
 
 LABELS = 80  # C, COCO's
@@ -164,13 +163,8 @@ class Training:
 
 def train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Callable[..., TrainState]:
     """`step(state, batch, rank) -> state` over the mesh, as the loop compiles it."""
-    frozen = config.backbone.frozen
-    return parallel.map_over_devices(
-        make_train_step(config, row_of(config), _optimizer(config), frozen=frozen),
-        mesh,
-        in_specs=(REPLICATED, SPLIT, REPLICATED),
-        out_specs=REPLICATED,
-        donate=(0,),
+    return map_train_step(
+        config, row_of(config), _optimizer(config), mesh, frozen=config.backbone.frozen
     )
 
 

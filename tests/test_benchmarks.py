@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.roofline import matmul_flops
+from attn_lstm.plan.flops import matmul_flops
 
 ROOT = Path(__file__).parents[1]
 

@@ -95,7 +95,9 @@ def ensure_features(
         _check_space(root, stores, missing)
         mesh = parallel.make_mesh(jax.local_devices())
         size = parallel.divisible(config.eval.batch_size, jax.device_count())
-        encode = _encoder(network, backbone, mesh, config.cache.dtype)
+        encode = functools.partial(
+            map_encoder(network, mesh, config.cache.dtype), parallel.replicate(backbone, mesh)
+        )
         for view, (store, shards) in enumerate(zip(stores, missing, strict=True)):
             mine = [s for s in shards if s % jax.process_count() == jax.process_index()]
             if not mine:
@@ -188,16 +190,13 @@ def _check_space(root: Path, stores: Iterable[FeatureStore], missing: Iterable[l
         )
 
 
-def _encoder(
-    network: Network, backbone: dict, mesh: Mesh, dtype: str
-) -> Callable[[jax.Array], jax.Array]:
-    """uint8[B,H,W,3] -> [B,K,D] of type `dtype`, compiled over the mesh."""
+def map_encoder(network: Network, mesh: Mesh, dtype: str) -> Callable[[dict, jax.Array], jax.Array]:
+    """`encode(variables, uint8[B,H,W,3]) -> [B,K,D]` of type `dtype`, compiled over the mesh."""
 
     def encode(variables: dict, images: jax.Array) -> jax.Array:
         return network.apply(variables, images, method="encode").astype(dtype)
 
-    mapped = parallel.map_over_devices(encode, mesh, in_specs=(REPLICATED, SPLIT), out_specs=SPLIT)
-    return functools.partial(mapped, parallel.replicate(backbone, mesh))
+    return parallel.map_over_devices(encode, mesh, in_specs=(REPLICATED, SPLIT), out_specs=SPLIT)
 
 
 def _computed(

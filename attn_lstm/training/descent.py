@@ -6,10 +6,9 @@ from collections.abc import Callable
 import ml_collections
 
 from attn_lstm import parallel
-from attn_lstm.parallel import REPLICATED, SPLIT
 from attn_lstm.runs.state import TrainState
 from attn_lstm.training.fit import Pieces
-from attn_lstm.training.step import make_train_step
+from attn_lstm.training.step import map_train_step
 
 
 class Descent:
@@ -27,13 +26,9 @@ class Descent:
     @functools.cache  # noqa: B019  a run lives as long as its process
     def train_step(self, frozen: bool) -> Callable[..., TrainState]:
         """The compiled step of the stage in which the backbone rests, or learns."""
-        config, row, optimizer = self._pieces.config, self._pieces.row, self._pieces.optimizer
-        return parallel.map_over_devices(
-            make_train_step(config, row, optimizer, frozen=frozen),
-            self._pieces.mesh,
-            in_specs=(REPLICATED, SPLIT, REPLICATED),
-            out_specs=REPLICATED,
-            donate=(0,),
+        pieces = self._pieces
+        return map_train_step(
+            pieces.config, pieces.row, pieces.optimizer, pieces.mesh, frozen=frozen
         )
 
     @staticmethod

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jax.sharding import Mesh
 
+from attn_lstm import parallel
 from attn_lstm.objective import image_losses
-from attn_lstm.parallel import AXIS
+from attn_lstm.parallel import AXIS, REPLICATED, SPLIT
 from attn_lstm.rows import Row
 from attn_lstm.runs.state import LeftOut, TrainState, learned_and_resting
 
@@ -101,6 +103,24 @@ def make_train_step(
         )
 
     return step
+
+
+def map_train_step(
+    config: ml_collections.ConfigDict,
+    row: Row,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    frozen: bool,
+) -> Callable[..., TrainState]:
+    """`make_train_step`, compiled over the mesh; the state that it is given is used up."""
+    return parallel.map_over_devices(
+        make_train_step(config, row, optimizer, frozen=frozen),
+        mesh,
+        in_specs=(REPLICATED, SPLIT, REPLICATED),
+        out_specs=REPLICATED,
+        donate=(0,),
+    )
 
 
 def _weight_in_average(config: ml_collections.ConfigDict, state: TrainState) -> jax.Array:
