@@ -4,6 +4,7 @@
 
 import codecs
 import contextlib
+import importlib.util
 import json
 import os
 import pty
@@ -37,6 +38,24 @@ hypothesis.settings.register_profile(
     "project", deadline=None, max_examples=25, derandomize=True, print_blob=True
 )
 hypothesis.settings.load_profile("project")
+
+# Some oracles are torch's, which cannot be had for every interpreter on every machine.
+collect_ignore = (
+    []
+    if importlib.util.find_spec("torch")
+    else [
+        str(path)
+        for path in sorted(Path(__file__).parent.rglob("test_*.py"))
+        if "\nimport torch\n" in path.read_text()
+    ]
+)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if collect_ignore:
+        names = ", ".join(Path(path).name for path in collect_ignore)
+        terminalreporter.write_line(f"without torch, which is not installed, left out: {names}")
+
 
 # Pictures would be much of what runs of a few steps do.
 samples.COUNT = 1
