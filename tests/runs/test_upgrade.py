@@ -24,7 +24,8 @@ from configs import digits, folder
 KEPT = Path(__file__).with_name("version_0_1_0")
 
 # What version 0.1.0 said of its own runs, on four CPU devices: the figures of the best checkpoint
-# on the test split, the labels of the last images, and what it logged when it went on.
+# on the test split, the labels of the last images, what the one was started with, and what it
+# logged when it went on.
 FIGURES = {
     "order_free": {"C-P": 100.0, "C-R": 67.593, "O-P": 100.0, "O-R": 66.667, "mAP": 94.674,
                    "threshold": 0.6, "step": 30},
@@ -47,6 +48,14 @@ LABELS = {
         {"blue": 0.96357, "green": 0.59488, "red": 0.41601},
         {"green": 0.68595, "red": 0.59847, "blue": 0.32522},
     ],
+}  # fmt: skip
+GIVEN = {
+    "data.image_size": 32, "data.augment.flip": False, "backbone.name": "small",
+    "backbone.frozen": False, "backbone.unfreeze_step": 1000, "decoder.hidden": 4,
+    "decoder.attention": 4, "decoder.max_labels": 3, "decoder.dropout": 0.1,
+    "search.beam_size": 2, "optimizer.learning_rate": 3e-2, "optimizer.warmup_steps": 3,
+    "train.batch_size": 8, "train.steps": 60, "train.log_every": 5, "train.eval_every": 30,
+    "train.checkpoint_every": 30, "train.keep": 1, "eval.batch_size": 8,
 }  # fmt: skip
 LOSSES = {35: 2.41762, 40: 2.34482, 45: 2.12551, 50: 2.30304, 55: 2.28369, 60: 2.06897}
 VALIDATION = {"C-F1": 81.481, "O-F1": 80.0, "mAP": 93.722, "loss": 2.1573}
@@ -100,9 +109,7 @@ def test_a_run_of_the_version_before_has_the_figures_and_labels_of_then(row, pic
 def test_a_run_of_the_version_before_is_trained_on_as_it_would_have_been(pictures, tmp_path):
     run = unpacked("order_free", tmp_path)
     config = folder.get_config("order_free").unlock()
-    for name, value in flatten(opened(run, pictures)):
-        if name not in ("method", "dtype"):
-            config.update_from_flattened_dict({name: value})
+    config.update_from_flattened_dict({"data.path": str(pictures), **GIVEN})
     assert train(config.lock(), run, make_mesh())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     later = [line for line in lines if line["step"] > 31]
@@ -168,7 +175,9 @@ def test_what_this_version_lacks_is_named_with_file_and_versions(
         assert part in str(caught.value)
 
 
-def test_every_field_of_the_table_is_one_that_all_versions_had_or_has_a_value_before():
-    first = {name: field.default for name, field in FIELDS.items() if name not in BEFORE}
-    assert upgrade(first) == {**first, **BEFORE}
+def test_a_new_field_has_a_value_for_the_configs_that_lack_it():
+    always = {name: field.default for name, field in FIELDS.items() if name not in BEFORE}
+    assert upgrade(always) == {**always, **BEFORE}
     assert not {*RETIRED} & {*FIELDS}
+    with tarfile.open(KEPT / "order_free.tar.xz") as archive:
+        upgrade(dict(flatten(json.load(archive.extractfile("order_free/config.json")))))
