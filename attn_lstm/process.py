@@ -155,6 +155,8 @@ def _quieten_libraries() -> None:
     handler.setFormatter(_Formatter())
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_told)
+    # It warns of a font that lacks a weight, for each text: another weight will do.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     report = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

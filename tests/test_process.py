@@ -86,7 +86,7 @@ import jax.numpy as jnp
 from attn_lstm import load_model, parallel
 from attn_lstm.config import resolve
 from attn_lstm.label_pool import emit_most_confident
-from attn_lstm.models.network import create_network
+from attn_lstm.rows import create_row
 from attn_lstm.runs.checkpoint import Checkpoints
 from attn_lstm.runs.opened import Opened
 from attn_lstm.runs.workdir import LabelTable
@@ -98,11 +98,11 @@ config.unlock()
 config.data.image_size = 32
 config.backbone.name = "small"
 config = resolve(config)
-network = create_network(config, 2)
-variables = network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8),
-                         emit_most_confident, steps=1)
+row = create_row(config, 2)
+variables = row.network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8),
+                             emit_most_confident, steps=1)
 table = LabelTable("digits", ("a", "b"), (1, 2), 3)
-model = Model(Opened(config, table, 1, {"batch_stats": {}, **variables}, ""), 0.5,
+model = Model(Opened(config, row, table, 1, {"batch_stats": {}, **variables}, ""), 0.5,
               parallel.make_mesh(jax.devices()[:1]))
 assert len(model.predict([jnp.zeros((40, 30, 3), jnp.uint8).__array__()])) == 1
 Checkpoints(Path(sys.argv[1]) / "latest", keep=2).close()
@@ -274,6 +274,8 @@ def test_a_signal_before_the_work_ends_a_command_without_a_traceback(
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program), tmp_path],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        # A shell has what it starts in the background ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout.readline() == "here\n"
     time.sleep(0.05)

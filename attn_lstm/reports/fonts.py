@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import unicodedata
 
 from matplotlib import font_manager
@@ -18,9 +17,6 @@ SPELLED_OUT = (
 )
 
 _NO_NAMES = "Last Resort"  # its glyphs are boxes
-
-# It warns of a font that lacks a weight for each text: another weight will do.
-logging.getLogger(font_manager.__name__).setLevel(logging.ERROR)
 
 
 def fitting(font: FontProperties, text: str) -> FontProperties:

@@ -31,7 +31,7 @@ def state_of(step: int, size: int = 50) -> TrainState:
     return TrainState(
         step=jnp.int32(step),
         params=params,
-        batch_stats={"mean": jnp.full(3, step, jnp.float32)},
+        collections={"batch_stats": {"mean": jnp.full(3, step, jnp.float32)}},
         opt_state={"momentum": jax.tree.map(lambda x: -x, params)},
         average=None,
         totals={"images": jnp.float32(8 * step)},
