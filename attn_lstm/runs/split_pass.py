@@ -91,11 +91,10 @@ def predict_with_maps(
     threshold: float | np.ndarray,
     mesh: Mesh,
 ) -> tuple[Predictions, np.ndarray | None]:
-    """As `predict_split` for one threshold, with the attention maps: float16[N,T,K].
+    """As `predict_split` for one threshold, with the attention maps: float16[N,S,K].
 
-    They come from the very pass that is judged, and take 2 T K bytes of memory an image: 0.3 GB
-    for COCO's test images of 448 pixels, and 1.3 GB where T is C, as sets are cut from scores. None
-    for rows that look nowhere.
+    They come from the very pass that is judged. S is the length of the longest predicted sequence,
+    so that they take 2 S K bytes of memory an image. None for rows that look nowhere.
 
     Raises:
       UserError: none of the images that could be read has a label.
@@ -111,7 +110,7 @@ class _Gathered:
 
     prediction: Prediction  # [G,M,...], without attention
     peaks: np.ndarray | None  # int32[G,M,T]
-    maps: np.ndarray | None  # float16[G,M,T,K]
+    maps: np.ndarray | None  # float16[G,M,S,K]
     losses: dict[str, np.ndarray]  # float32[M] each
     cam_peaks: np.ndarray | None  # int32[M,C]
     batch: Batch  # without images
@@ -157,14 +156,16 @@ def _run(
             maps = prediction.attention.astype(jnp.float16) if keep_maps else None
         prediction = prediction.replace(attention=None)
         truth = batch._replace(inputs=None)
-        kept.append(parallel.gather((prediction, peaks, maps, losses, cam_peaks, truth)))
+        gathered = parallel.gather((prediction, peaks, maps, losses, cam_peaks, truth))
+        kept.append(_without_empty_steps(gathered))
     if not kept:
         raise ValueError("no batches: there is nothing to evaluate")
 
     def rows(leaves: list[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(leaves, axis=axis)
 
-    prediction, peaks, maps = jax.tree.map(lambda *x: rows(x, 1), *(k[:3] for k in kept))
+    prediction, peaks = jax.tree.map(lambda *x: rows(x, 1), *(k[:2] for k in kept))
+    maps = _joined([k[2] for k in kept])
     losses, cam_peaks, batch = jax.tree.map(lambda *x: rows(x, 0), *(k[3:] for k in kept))
     counted = np.flatnonzero(batch.mask)
     # Hosts hold parts of each batch, so rows come back in the split's order by their id only.
@@ -175,3 +176,23 @@ def _run(
             "are no figures: see which images are left out, and why"
         )
     return _Gathered(prediction, peaks, maps, losses, cam_peaks, batch, regions, counted)
+
+
+def _without_empty_steps(gathered: tuple) -> tuple:
+    """What came of a batch, its maps up to the longest sequence: T may be C, and C thousands."""
+    prediction, peaks, maps, *others = gathered
+    if maps is None:
+        return gathered
+    longest = max(1, int((prediction.sequence >= 0).sum(axis=-1).max()))
+    return prediction, peaks, maps[:, :, :longest].copy(), *others
+
+
+def _joined(batches: list[np.ndarray | None]) -> np.ndarray | None:
+    """The maps of all batches [G,M,S,K], zero behind the sequences of those with shorter ones."""
+    if batches[0] is None:
+        return None
+    longest = max(maps.shape[2] for maps in batches)
+    return np.concatenate(
+        [np.pad(maps, ((0, 0), (0, 0), (0, longest - maps.shape[2]), (0, 0))) for maps in batches],
+        axis=1,
+    )
