@@ -49,7 +49,6 @@ class Facts:
       products: how many have operands of which types, as in 'bfloat16 x bfloat16'.
       collectives: how often each kind is called.
       callbacks: what is asked of the host meanwhile.
-      seconds: that compiling took here.
     """
 
     flops: float
@@ -60,7 +59,6 @@ class Facts:
     products: dict[str, int]
     collectives: dict[str, int]
     callbacks: list[str]
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,12 +74,10 @@ def compile_for(mesh: Mesh, request: Request) -> dict[str, Any]:
     row = create_row(config, request.labels, images=request.images)
     step, args = _STEPS[request.step](config, row, mesh, request)
     traced = step.trace(*args)
-    start = time.monotonic()
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         return {"refused": " ".join(str(error).split())[:400]}
-    seconds = time.monotonic() - start
     program = Program(compiled.as_text(), trips=config.decoder.max_labels)
     exchanged = program.collectives()
     return dataclasses.asdict(
@@ -92,7 +90,6 @@ def compile_for(mesh: Mesh, request: Request) -> dict[str, Any]:
             products=dict(collections.Counter(" x ".join(kinds) for kinds in program.products())),
             collectives=dict(collections.Counter(each.opcode for each in exchanged)),
             callbacks=program.callbacks(),
-            seconds=seconds,
         )
     )
 

@@ -9,6 +9,8 @@ _MUCH_TO_READ = 1e9  # bytes/s a host: what a good local disk gives, and few sha
 _ROWS = ("images a call", "calls", "GB held", "GFLOP", "GB read and written", "MB sent",
          "ms a call, at least", "limited by", "images/s, at most", "hours, at least")  # fmt: skip
 
+_SHORT = {"bfloat16": "bf16", "float32": "f32"}  # XLA's names
+
 _UNKNOWN = (
     "Not known: how near these devices come to their limits (each time above is the least that "
     "they allow; benchmarks/RESULTS.md has what was measured beside such times), the disks and the "
@@ -23,7 +25,7 @@ def render(plan: Plan) -> str:
         ["a device", *(planned.stage.name for planned in plan.stages)],
         [[name, *cells] for name, *cells in zip(_ROWS, *columns, strict=True)],
     )
-    lines = [*_memory_lines(plan), *_input_lines(plan), _UNKNOWN]
+    lines = [*_memory_lines(plan), *_program_lines(plan), *_input_lines(plan), _UNKNOWN]
     return "\n".join([_headline(plan), "", table, "", *(f"- {line}" for line in lines)])
 
 
@@ -77,6 +79,23 @@ def _memory_lines(plan: Plan) -> list[str]:
     if all(planned.bounds for planned in plan.stages):
         seconds = sum(planned.stage.calls * planned.bounds.seconds for planned in plan.stages)
         lines.append(f"the whole run: {seconds / 3600:.2f} hours at least")
+    return lines
+
+
+def _program_lines(plan: Plan) -> list[str]:
+    """What should not be in a step, and is."""
+    expected = f"{_SHORT[plan.config.dtype]} x {_SHORT[plan.config.dtype]}"
+    lines = []
+    for planned in plan.stages:
+        if isinstance(planned.facts, Refused):
+            continue
+        name, products = planned.stage.name, planned.facts.products
+        others = [f"{n} {kinds}" for kinds, n in products.items() if kinds != expected]
+        if others:
+            total = sum(products.values())
+            lines.append(f"{name}: of {total} products {', '.join(others)} are not {expected}")
+        if planned.facts.callbacks:
+            lines.append(f"{name} asks the host while it runs: {planned.facts.callbacks[0]}")
     return lines
 
 

@@ -20,7 +20,6 @@ _FACTS = Facts(
     products={},
     collectives={},
     callbacks=[],
-    seconds=0.0,
 )
 
 

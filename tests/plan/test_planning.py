@@ -1,5 +1,6 @@
 """From a config to a plan: what is compiled, how often it runs, what is said of it."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,6 @@ def compiles(monkeypatch):
             products={"bf16 x bf16": 1},
             collectives={},
             callbacks=[],
-            seconds=1.0,
         )
 
     monkeypatch.setattr(planning, "compile_step", compile_step)
@@ -109,6 +109,19 @@ def test_mistakes_are_found_before_anything_is_compiled(compiles):
     with pytest.raises(UserError, match=r"train\.batch_size"):
         planning.make_plan(config_of(**{"train.batch_size": 30}), "v5e:2x2")
     assert compiles == []
+
+
+def test_products_of_another_type_and_questions_to_the_host_are_named(compiles, monkeypatch):
+    compile_step = planning.compile_step
+
+    def unusual(request):
+        products = {"bf16 x bf16": 20, "f32 x f32": 2}
+        return dataclasses.replace(compile_step(request), products=products, callbacks=["ask"])
+
+    monkeypatch.setattr(planning, "compile_step", unusual)
+    text = render(planning.make_plan(config_of(), "v5e:2x2"))
+    assert "training: of 22 products 2 f32 x f32 are not bf16 x bf16" in text
+    assert "training asks the host while it runs: ask" in text
 
 
 @pytest.mark.slow
