@@ -191,7 +191,7 @@ def with_labels(images: jax.Array) -> Batch:
     count = len(images)
     labels = np.random.default_rng(1).random((count, LABELS)) < 3 / LABELS
     return Batch(
-        image=images,
+        inputs=images,
         labels=jnp.asarray(labels, jnp.float32),
         mask=jnp.ones(count, bool),
         image_id=jnp.arange(count),

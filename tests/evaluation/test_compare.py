@@ -80,13 +80,13 @@ def test_a_signal_between_two_runs_stops_behind_the_row_that_is_evaluated(
     shutil.copytree(table, again)
     for method in METHODS:
         (again / method / "seed-0" / compare.ROW).unlink()
-    real = compare.evaluation.evaluate
+    real = compare.evaluate.evaluate
 
     def interrupted(*args):
         signal.raise_signal(signal.SIGTERM)
         return real(*args)
 
-    monkeypatch.setattr(compare.evaluation, "evaluate", interrupted)
+    monkeypatch.setattr(compare.evaluate, "evaluate", interrupted)
     assert not compare.compare(configs, again, 2, make_mesh())
     assert "stopped between two runs" in capsys.readouterr().out
     written = [(again / method / "seed-0" / compare.ROW).exists() for method in METHODS]

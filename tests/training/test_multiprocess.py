@@ -119,9 +119,11 @@ def config(tiny_config, tmp_path_factory):
 def train_flags(config, directory: Path) -> list[str]:
     usual = dict(flatten(coco.get_config("order_free")))
     changed = [
-        f"--config.{name}={value}" for name, value in flatten(config) if usual[name] != value
+        f"--config.{name}={value}"
+        for name, value in flatten(config)
+        if usual[name] != value and name != "method"
     ]
-    return ["--config=configs/coco.py:order_free", f"--workdir={directory}", *changed]
+    return [f"--config=configs/coco.py:{config.method}", f"--workdir={directory}", *changed]
 
 
 @pytest.fixture(scope="module")
@@ -319,8 +321,7 @@ def test_two_processes_share_the_features_that_they_keep(tiny_config, tmp_path):
     folder = write_coco(tmp_path / "data", {"train2014": 700, "val2014": 1})
     flags = {"data.path": str(folder), "backbone.frozen": True, "eval.batch_size": 64}
     row = tiny_config("knn", **flags)
-    changed = train_flags(row, tmp_path / "both")[1:]
-    ended = wait(start_two("train.py", "--config=configs/coco.py:knn", *changed))
+    ended = wait(start_two("train.py", *train_flags(row, tmp_path / "both")))
     assert [e.code for e in ended] == [0, 0], ended[0].err + ended[1].err
     loop.train(row, tmp_path / "alone", make_mesh())
     kept = sorted((tmp_path / "both/features").glob("*/*of-00002"))

@@ -9,6 +9,7 @@ import pytest
 
 from attn_lstm.errors import UserError
 from attn_lstm.parallel import make_mesh
+from attn_lstm.rows import create_row
 from attn_lstm.runs.inputs import Inputs
 from attn_lstm.training import loop
 from tests.training.test_loop import assert_equal, final_variables, metrics
@@ -76,7 +77,8 @@ def test_an_exploding_run_ends_with_a_report_before_anything_is_spoilt(
     assert set(report["gradient_norm"]) == {"backbone", "map_labels", "decoder"}
 
     split = loop.load_split(config.data, "train")
-    inputs = Inputs(config, split, {}, tmp_path, views=1, say=print)
+    row = create_row(loop.resolve(config), len(split.label_names))
+    inputs = Inputs(config, row, split, {}, tmp_path, views=1, say=print)
     rows = next(inputs.training(step - 1)).image_id
     assert report["images"] == [split.image_ids[row] for row in rows]
 
