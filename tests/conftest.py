@@ -1,7 +1,5 @@
 """Every test sees 4 virtual CPU devices and a quiet TensorFlow."""
 
-# ruff: noqa: E402  the environment must be set before JAX is imported
-
 import codecs
 import contextlib
 import importlib.util
