@@ -189,6 +189,11 @@ FIELDS: dict[str, Field] = {
         "of folder: what joins labels in one cell or text, such as `,`; ' ' is any space, list a "
         "list as Python writes it; '' is a bar, and asks where labels look joined otherwise",
     ),
+    "data.difficult": Choice(
+        "label",
+        ("label", "absent"),
+        "of voc: what objects that are marked as difficult are",
+    ),
     "data.protocol": Choice(
         "paper",
         ("paper", "official", "list"),

@@ -166,6 +166,8 @@ def _quieten_libraries() -> None:
     sys.unraisablehook = hook
     # Pillow warns of much that is no obstacle, or that we refuse in the line that tells why.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # It warns of each font that lacks a weight; another weight draws the name.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 class _Formatter(logging.Formatter):

@@ -83,12 +83,42 @@ def _nus_wide(config: Any, split: str) -> Split:
     )
 
 
+def _voc(config: Any, split: str) -> Split:
+    from attn_lstm.data.voc import load_voc_split
+
+    return load_voc_split(
+        config.path,
+        split,
+        difficult=config.difficult,
+        drop_unlabelled=config.drop_unlabelled,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        split_seed=config.split_seed,
+        on_missing=config.on_missing,
+    )
+
+
+def _open_images(config: Any, split: str) -> Split:
+    from attn_lstm.data.open_images import load_open_images_split
+
+    return load_open_images_split(
+        config.path,
+        split,
+        drop_unlabelled=config.drop_unlabelled,
+        validation_fraction=config.validation_fraction,
+        split_seed=config.split_seed,
+        on_missing=config.on_missing,
+    )
+
+
 # Each reader imports its own dependencies: a data set that is not asked for costs nothing.
 READERS: dict[str, Callable[[Any, str], Split]] = {
     "coco": _coco,
     "digits": _digits,
     "folder": _folder,
     "nus_wide": _nus_wide,
+    "open_images": _open_images,
+    "voc": _voc,
 }
 
 
@@ -98,7 +128,7 @@ def load_split(data_config: Any, name: str) -> Split:
     Args:
         data_config: a ConfigDict with the fields `name`, `path`, `drop_unlabelled`,
             `validation_fraction`, `test_fraction`, `split_seed`, `on_missing`, `download`, for a
-            folder `separator`, and for NUS-WIDE `protocol` and `train_list`.
+            folder `separator`, for VOC `difficult`, and for NUS-WIDE `protocol` and `train_list`.
         name: 'train', 'validation' (held out of the training data) or 'test'.
 
     Raises:

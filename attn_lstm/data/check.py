@@ -27,7 +27,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import numpy as np
 
 from attn_lstm import process
-from attn_lstm.data import coco, folder, image_file
+from attn_lstm.data import coco, folder, image_file, open_images, voc
 from attn_lstm.data.files import images_in, locate
 from attn_lstm.data.split import SPLITS
 from attn_lstm.data.statistics import (
@@ -67,6 +67,10 @@ def read(path: str | os.PathLike[str], separator: str = "") -> tuple[Table, str]
         role_of, year = roles(parts.keys()), coco.coco_year(root)
         tables = [coco.read_part(parts[part], role_of[part] or None, year) for part in role_of]
         return combined(root, tables), "coco"
+    if voc.find(root) is not None:
+        return voc.read(root), "voc"
+    if table := open_images.read(root):
+        return table, "open_images"
     return folder.read_labels(root), "folder"
 
 

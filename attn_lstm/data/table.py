@@ -53,7 +53,7 @@ class Table:
         source: the label file, or the folder of several.
         root: the folder that holds the images.
         label_names: C names, in the order of the columns of `labels`.
-        image_ids: N unique names, the same wherever the data set lies.
+        image_ids: N names, unique in a split and the same wherever the data set lies.
         paths: N paths relative to `root`, as the file writes them.
         labels: bool[N,C].
         splits: N names of `SPLITS`, or None where nothing divides the images.
@@ -71,7 +71,7 @@ class Table:
 
 
 def combined(root: Path, tables: Sequence[Table]) -> Table:
-    """The parts of a data set as one table; images are known by their paths from its folder.
+    """The parts of a data set as one table of its folder.
 
     Labels are matched by their names; those that only a later part knows come last.
     """
@@ -91,7 +91,8 @@ def combined(root: Path, tables: Sequence[Table]) -> Table:
         for path in table.paths
     )
     splits = tuple(split for table in tables for split in table.splits or ())
-    return Table(root, root, names, paths, paths, labels, splits or None)
+    image_ids = tuple(image_id for table in tables for image_id in table.image_ids)
+    return Table(root, root, names, image_ids, paths, labels, splits or None)
 
 
 def divide(

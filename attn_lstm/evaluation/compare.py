@@ -91,7 +91,8 @@ def compare(
                 if parallel.is_first_host():
                     finished.append(_read(run / ROW))
                     draws.add(finished[-1], run)
-                    _write_tables(finished, draws, reference, config.data.name, directory)
+                    dataset = workdir.load_labels(run).dataset
+                    _write_tables(finished, draws, reference, dataset, directory)
     if parallel.is_first_host():
         print((directory / "table.md").read_text(encoding="utf-8"), flush=True)
     return True

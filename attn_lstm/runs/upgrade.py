@@ -13,7 +13,7 @@ BEFORE: dict[str, bool | float | str] = {
     "asymmetric.gamma_neg": 4.0, "asymmetric.gamma_pos": 0.0, "asymmetric.clip": 0.05,
     "focal.gamma": 2.0, "focal.alpha": 0.0,
     "data.protocol": "paper", "data.train_list": "", "data.test_fraction": 0.2,
-    "data.on_missing": "error", "data.separator": "|",
+    "data.on_missing": "error", "data.separator": "|", "data.difficult": "label",
     "data.max_pixels": 178_956_970,  # as many as can be decoded
     "decoder.embedding": 64, "decoder.feature_dropout": 0.0,
     "set_head.hidden": 256, "set_head.heads": 4, "set_head.feedforward": 1024,
