@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array, triu
 
 from attn_lstm.data.split import Split
 from attn_lstm.text import plain_table
@@ -69,11 +70,11 @@ def _share(count: int, images: int) -> dict[str, Any]:
 
 def _most_frequent_pairs(labels: np.ndarray) -> list[tuple[int, int, int]]:
     """(first, second, images that have both), of bool[N,C]; first < second."""
-    ones = labels.astype(np.float32)  # exact up to 2**24 images, and much faster than int
-    together = np.triu(ones.T @ ones, k=1).astype(np.int64)
-    order = np.argsort(-together, axis=None, kind="stable")[:_PAIRS]
-    pairs = np.stack(np.unravel_index(order, together.shape), axis=1)
-    return [(i, j, together[i, j]) for i, j in pairs.tolist() if together[i, j]]
+    # Of ten thousand labels few pairs ever meet: a full table of them would take 800 MB.
+    ones = csr_array(labels, dtype=np.int32)
+    together = triu(ones.T @ ones, k=1).tocoo()
+    order = np.lexsort((together.col, together.row, -together.data))[:_PAIRS]
+    return [(int(together.row[i]), int(together.col[i]), int(together.data[i])) for i in order]
 
 
 # -------------------------------------------------------------------------------------- the text
