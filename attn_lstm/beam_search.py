@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 STOPS = ("path", "step")
 
@@ -48,7 +49,7 @@ def beam_search(
     num_labels: int,
     beam_size: int,
     max_labels: int,
-    threshold: jax.Array | float = 0.0,
+    threshold: ArrayLike = 0.0,
     stop: str = "path",
 ) -> Beams:
     """Finds the label sequences with the largest product of probabilities.

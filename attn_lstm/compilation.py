@@ -46,7 +46,8 @@ def keep_compiled() -> None:
     directory, and JAX's key does not tell them apart. Nothing happens where that cannot be written,
     or where JAX was told of another folder.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    option = "jax_compilation_cache_dir"
+    if getattr(jax.config, option) is not None:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     folder = home / "attn_lstm" / f"compiled-{_processor()}"
@@ -56,7 +57,7 @@ def keep_compiled() -> None:
         return
     if not os.access(folder, os.W_OK):
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update(option, str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
 

@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
+from jax.typing import ArrayLike
 
 from attn_lstm.beam_search import Beams, StepScores, beam_search
 from attn_lstm.label_pool import Unrolled, emit_most_confident, label_log_probs
@@ -38,8 +39,7 @@ class Decision:
     max_labels: int
 
 
-@flax.struct.dataclass
-class Prediction:
+class Prediction(struct.PyTreeNode):
     """Predictions of B images. Sets cut from scores list labels by score, and their T is C."""
 
     labels: jax.Array  # bool[B,C], the predicted set
@@ -50,14 +50,12 @@ class Prediction:
     attention: jax.Array | None
 
 
-@flax.struct.dataclass
-class Seen:
+class Seen(struct.PyTreeNode):
     """What the network says of B images before τ is asked for."""
 
-    preliminary: jax.Array | None  # float32[B,C], v_prob, or what stands in its place
+    scores: jax.Array  # float32[B,C], of each label, 0 to 1
     maps: jax.Array | None  # float32[B,C,K], where the network looked for each label, if anywhere
     start: tuple[Any, Any] | None = None  # the decoder's memory and its first state
-    greedy: Unrolled | None = None  # its T steps when each emits the most confident label
 
 
 def observe(
@@ -76,7 +74,8 @@ def observe(
         method="unroll",
     )
     start = network.apply(variables, features, preliminary, method="start")
-    return Seen(preliminary, _maps(decision.scores, network, greedy), start, greedy)
+    scores = _label_scores(decision, network, preliminary, greedy)
+    return Seen(scores, _maps(decision.scores, network, greedy), start)
 
 
 def predict(
@@ -84,7 +83,7 @@ def predict(
     network: Network,
     variables: dict[str, Any],
     seen: Seen,
-    threshold: jax.Array | float,
+    threshold: ArrayLike,
 ) -> Prediction:
     """Label sets of B images.
 
@@ -94,15 +93,14 @@ def predict(
       seen: of the images, by `observe`.
       threshold: τ, of the search or, where scores decide, of each label; float32[] or float32[C].
     """
-    if network.decoder is None:
-        return _cut(seen.preliminary, seen.maps, threshold, decision.top_k)
-    scores = label_scores(decision, network, seen)
+    if seen.start is None:
+        return _cut(seen.scores, seen.maps, threshold, decision.top_k)
     if decision.decide == "scores":
-        return _cut(scores, seen.maps, threshold)
-    beams = _search(decision, network, variables, seen, threshold)
+        return _cut(seen.scores, seen.maps, threshold)
+    beams = _search(decision, network, variables, seen.start, threshold)
     return Prediction(
         labels=beams.best_set(network.num_labels),
-        scores=scores,
+        scores=seen.scores,
         sequence=beams.labels[:, 0],
         probabilities=jnp.where(beams.labels[:, 0] >= 0, jnp.exp(beams.log_probs[:, 0]), 0.0),
         attention=None if beams.trace is None else beams.trace[:, 0],
@@ -113,16 +111,16 @@ def _search(
     decision: Decision,
     network: Network,
     variables: dict[str, Any],
-    seen: Seen,
-    threshold: jax.Array | float,
+    start: tuple[Any, Any],
+    threshold: ArrayLike,
 ) -> Beams:
-    memory, state = seen.start
+    memory, state = start
 
     def one_path(state: Any, label: jax.Array) -> tuple[Any, StepScores]:
         state = state.emit(label)
         emitted = state.emitted
         state, step_logits, weights = network.apply(variables, memory, state, method="step")
-        log_probs = label_log_probs(step_logits, emitted, network.decoder.end_token)
+        log_probs = label_log_probs(step_logits, emitted, network.sequence_decoder.end_token)
         return state, StepScores(*log_probs, weights)
 
     return beam_search(
@@ -137,7 +135,9 @@ def _search(
     )
 
 
-def label_scores(decision: Decision, network: Network, seen: Seen) -> jax.Array:
+def _label_scores(
+    decision: Decision, network: Network, preliminary: jax.Array | None, greedy: Unrolled
+) -> jax.Array:
     """A score of each label, float32[B,C], 0 to 1.
 
     Args:
@@ -146,28 +146,30 @@ def label_scores(decision: Decision, network: Network, seen: Seen) -> jax.Array:
         v_prob; 'mean', of these two; 'max', the largest p of any step, as Dutta et al. (2020)
         merge them.
       network: with a decoder.
-      seen: of the images.
+      preliminary: v_prob float32[B,C]; None for a row without it, whose scores are of its steps.
+      greedy: T steps, each of which emits the most confident label.
     """
-    if decision.scores == "map":
-        return seen.preliminary
-    probabilities = _step_probabilities(network, seen.greedy)
+    probabilities = _step_probabilities(network, greedy)
     largest = decision.scores == "max" or decision.largest
     steps = probabilities.max(axis=1) if largest else probabilities[:, -1]
-    return (steps + seen.preliminary) / 2 if decision.scores == "mean" else steps
+    if preliminary is None or decision.scores not in ("map", "mean"):
+        return steps
+    return preliminary if decision.scores == "map" else (steps + preliminary) / 2
 
 
 def _step_probabilities(network: Network, unrolled: Unrolled) -> jax.Array:
     """Each label's at each step, with an end token times that of getting there: float32[B,T,C]."""
-    if not network.decoder.end_token:
-        return jax.nn.sigmoid(unrolled.logits)
-    log_probs, end = label_log_probs(unrolled.logits, unrolled.emitted, end_token=True)
+    logits, end_token = unrolled.logits, network.sequence_decoder.end_token
+    log_probs, end = label_log_probs(logits, unrolled.emitted, end_token)
+    if end is None:
+        return jax.nn.sigmoid(logits)
     going_on = jnp.cumprod(1.0 - jnp.exp(end), axis=1)
     reached = jnp.concatenate([jnp.ones_like(going_on[:, :1]), going_on[:, :-1]], axis=1)
     return reached[..., None] * jnp.exp(log_probs)
 
 
 def _cut(
-    scores: jax.Array, maps: jax.Array | None, threshold: jax.Array | float, top_k: int = 0
+    scores: jax.Array, maps: jax.Array | None, threshold: ArrayLike, top_k: int = 0
 ) -> Prediction:
     """The `top_k` best labels, or with 0 all at or above the threshold, by score.
 

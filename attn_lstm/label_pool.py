@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from attn_lstm.ordering import next_target
 
@@ -12,8 +12,7 @@ from attn_lstm.ordering import next_target
 Choice = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-@flax.struct.dataclass
-class Unrolled:
+class Unrolled(struct.PyTreeNode):
     """All steps of one pass over a batch."""
 
     logits: jax.Array  # float32[B,T,C], or C+1 with an end token, last

@@ -117,7 +117,7 @@ def label_loss(
     Raises:
       ValueError: `loss` is none of them.
     """
-    functions = {
+    functions: dict[str, Callable[..., jax.Array]] = {
         "bce": binary_cross_entropy,
         "asymmetric": asymmetric_loss,
         "focal": focal_loss,

@@ -231,7 +231,8 @@ def _percent(part: np.ndarray, whole: np.ndarray, empty: ArrayLike) -> np.ndarra
 def _warn_without_example(missing: np.ndarray, names: Sequence[str] | None) -> None:
     if not missing.any():
         return
-    which = [f"number {i}" if names is None else repr(names[i]) for i in np.flatnonzero(missing)]
+    places = np.flatnonzero(missing).tolist()
+    which = [f"number {i}" if names is None else repr(names[i]) for i in places]
     listed = ", ".join(which[:_LISTED]) + (", ..." if len(which) > _LISTED else "")
     _warn_once(
         f"{len(which)} of {missing.size} labels have no true example and are left out of the means "

@@ -66,8 +66,8 @@ def image_losses(
         labels first.
     """
     train = dropout is not None
-    keys = row_keys(dropout, len(labels), network.axis_name) if train else None
-    if objective.order == "random" and train:
+    keys = None if dropout is None else row_keys(dropout, len(labels), network.axis_name)
+    if objective.order == "random" and keys is not None:
         rank = random_rank(keys, network.num_labels)
     outputs, updates = network.apply(
         variables,
@@ -76,7 +76,7 @@ def image_losses(
         objective.steps,
         train=train,
         encoded=encoded,
-        rngs={"dropout": dropout} if train else {},
+        rngs={} if dropout is None else {"dropout": dropout},
         mutable=["batch_stats"] if train else [],
     )
     parts = losses.parts(

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from attn_lstm.alignment import ALIGNMENTS
 
@@ -43,7 +44,7 @@ def next_target(method: str, logits: jax.Array, remaining: jax.Array, rank: jax.
     return jnp.where(remaining.any(axis=-1), best, num_labels).astype(jnp.int32)
 
 
-def frequency_rank(counts: jax.Array) -> jax.Array:
+def frequency_rank(counts: ArrayLike) -> jax.Array:
     """Place of each label by training frequency: int32[C], 0 the most frequent.
 
     Args:

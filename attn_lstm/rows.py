@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import ml_collections
+from jax.typing import ArrayLike
 
 from attn_lstm.decision import Decision, Prediction, observe, predict
 from attn_lstm.models.heads import head_of, map_loss
@@ -55,7 +56,7 @@ class Row:
         return self.network.apply(variables, inputs, method="encode")
 
     def search(
-        self, variables: dict[str, Any], images: jax.Array, threshold: jax.Array | float
+        self, variables: dict[str, Any], images: jax.Array, threshold: ArrayLike
     ) -> Prediction:
         """The predictions for images uint8[B,H,W,3] of one device.
 
@@ -67,7 +68,7 @@ class Row:
         return self.decide(variables, features, threshold)
 
     def decide(
-        self, variables: dict[str, Any], features: jax.Array, threshold: jax.Array | float
+        self, variables: dict[str, Any], features: jax.Array, threshold: ArrayLike
     ) -> Prediction:
         """The predictions for features float[B,K,D]; else as `search`."""
         seen = observe(self.decision, self.network, variables, features)

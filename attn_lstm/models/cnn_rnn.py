@@ -2,17 +2,16 @@
 
 from typing import ClassVar
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from attn_lstm.models.decoder import SequenceDecoder
 from attn_lstm.models.dropout import RowDropout
 
 
-@flax.struct.dataclass
-class CnnRnnState:
+class CnnRnnState(struct.PyTreeNode):
     """What one step hands to the next."""
 
     cell: tuple[jax.Array, jax.Array]  # LSTM (c, h), float32[B,H] each

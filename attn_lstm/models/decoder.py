@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from attn_lstm.label_pool import Choice, Unrolled, pool_log_softmax
 from attn_lstm.models.attention import Attention
@@ -13,8 +13,7 @@ from attn_lstm.models.dropout import RowDropout
 from attn_lstm.models.initializers import label_prior
 
 
-@flax.struct.dataclass
-class Memory:
+class Memory(struct.PyTreeNode):
     """What every step of one image reads and none changes."""
 
     features: jax.Array  # float[B,K,D], v_feat
@@ -22,8 +21,7 @@ class Memory:
     mean: jax.Array  # float[B,D]
 
 
-@flax.struct.dataclass
-class DecoderState:
+class DecoderState(struct.PyTreeNode):
     """What one step hands to the next."""
 
     cell: tuple[jax.Array, jax.Array]  # LSTM (c, h), float32[B,H] each
@@ -156,7 +154,7 @@ class Decoder(SequenceDecoder):
           the next state, logits float32[B,C] (C+1 with an end token, last), attention
           float32[B,K], or None where there is none to pay.
         """
-        if self.use_attention:
+        if memory.keys is not None:
             context, weights = self.attend(memory.features, memory.keys, state.cell[1])
         else:
             context, weights = memory.mean, None

@@ -42,7 +42,9 @@ def nearest(
     total = features.shape[0]
     size = min(block_rows, total)
 
-    def merge(best: tuple[jax.Array, jax.Array], first: jax.Array) -> tuple[tuple, None]:
+    def merge(
+        best: tuple[jax.Array, jax.Array], first: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
         # The last block overlaps the one before it, where N is no multiple of the size.
         start = jnp.minimum(first, total - size)
         rows = start + jnp.arange(size)

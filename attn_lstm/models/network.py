@@ -1,13 +1,13 @@
 """The whole network of a row: backbone, M_map, and the decoder where the row has one."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+from flax import struct
 
 from attn_lstm.label_pool import Choice, Unrolled
 from attn_lstm.models.decoder import SequenceDecoder
@@ -20,8 +20,7 @@ from attn_lstm.models.resnet import ResNet
 from attn_lstm.models.small import SmallResNet
 
 
-@flax.struct.dataclass
-class Outputs:
+class Outputs(struct.PyTreeNode):
     """One pass of the network over a batch."""
 
     label_logits: jax.Array | None  # float32[B,C], of v_prob; None for a row without M_map
@@ -62,6 +61,11 @@ class Network(nn.Module):
     axis_name: str | None = None
     prior: float | None = None
 
+    if TYPE_CHECKING:
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any:
+            """Linen's own is declared to give a pair at times, by an argument that is a value."""
+
     # A head may come with a name of its own for its variables.
     preserve_adopted_names: ClassVar[bool] = True
 
@@ -71,6 +75,13 @@ class Network(nn.Module):
         )
         self.drop = RowDropout(self.dropout, self.axis_name)
         self.drop_channels = RowDropout(self.feature_dropout, self.axis_name, shared=(1,))
+
+    @property
+    def sequence_decoder(self) -> SequenceDecoder:
+        """The decoder, for what is done with rows that have one alone."""
+        if self.decoder is None:
+            raise ValueError("the network of this row has no decoder")
+        return self.decoder
 
     def encode(self, images: jax.Array, train: bool = False) -> jax.Array:
         """v_feat: uint8[B,H,W,3] -> float[B,K,D], K = H'·W' regions in row-major order."""
@@ -121,17 +132,17 @@ class Network(nn.Module):
 
     def start(self, features: jax.Array, probabilities: jax.Array | None) -> tuple[Any, Any]:
         """The decoder's `start` on the parameters of the whole network."""
-        return self.decoder.start(features, probabilities)
+        return self.sequence_decoder.start(features, probabilities)
 
     def step(self, memory: Any, state: Any) -> tuple[Any, jax.Array, jax.Array | None]:
         """The decoder's `step` on the parameters of the whole network."""
-        return self.decoder.step(memory, state)
+        return self.sequence_decoder.step(memory, state)
 
     def unroll(
         self, features: jax.Array, probabilities: jax.Array | None, choose: Choice, steps: int
     ) -> Unrolled:
         """The decoder's `unroll` on the parameters of the whole network."""
-        return self.decoder.unroll(features, probabilities, choose, steps)
+        return self.sequence_decoder.unroll(features, probabilities, choose, steps)
 
     def __call__(
         self,

@@ -160,9 +160,12 @@ def _kept_relu(x: jax.Array) -> jax.Array:
 
 
 @_kept_relu.defjvp
-def _kept_relu_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    kept = _kept_relu(*primals)
-    return kept, jnp.where(kept > 0, *tangents, 0)
+def _kept_relu_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    kept = _kept_relu(x)
+    return kept, jnp.where(kept > 0, tangent, 0)
 
 
 class Block(nn.Module):
@@ -185,9 +188,9 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         out = self.width * self.expansion
         if self.expansion == 1:
-            layers = ((3, self.width, self.stride), (3, out, 1))
+            layers = [(3, self.width, self.stride), (3, out, 1)]
         else:
-            layers = ((1, self.width, 1), (3, self.width, self.stride), (1, out, 1))
+            layers = [(1, self.width, 1), (3, self.width, self.stride), (1, out, 1)]
         y = x
         for i, (size, features, stride) in enumerate(layers, start=1):
             y = self.conv_norm(y, features, size, stride, f"conv{i}", f"bn{i}")

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.models.network import Network
@@ -13,8 +13,7 @@ from attn_lstm.models.network import Network
 PyTree = Any
 
 
-@flax.struct.dataclass
-class LeftOut:
+class LeftOut(struct.PyTreeNode):
     """The updates that were not applied, since something in them was not finite."""
 
     count: jax.Array  # int32[], in the whole run
@@ -24,8 +23,7 @@ class LeftOut:
     norms: dict[str, jax.Array]  # float32[] each, of its gradient, by top-level group of parameters
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything that the next step depends on, beside the config."""
 
     step: jax.Array  # int32[], finished updates, those that were left out among them
