@@ -4,8 +4,10 @@ Pure functions of host arrays.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 BINS = 10
 
@@ -51,29 +53,33 @@ def fit(scores: np.ndarray, truth: np.ndarray) -> Calibration:
     return Calibration(float(line.coef_[0, 0]), float(line.intercept_[0]))
 
 
-def logit(scores: np.ndarray) -> np.ndarray:
+def logit(scores: ArrayLike) -> np.ndarray:
     """log(s / (1 - s)) in float64, of scores 0 to 1 that are kept a margin away from both."""
     p = np.clip(np.asarray(scores, np.float64), MARGIN, 1 - MARGIN)
     return np.log(p) - np.log1p(-p)
 
 
-def reliability_bins(
-    probabilities: np.ndarray, right: np.ndarray, bins: int = BINS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probability, share that is right and count of each bin of equal width; no empty ones.
+class Bins(NamedTuple):
+    """The b bins of equal width that hold a probability."""
+
+    mean: np.ndarray  # float64[b], of the probabilities
+    share: np.ndarray  # float64[b], that is right, as a fraction of 1
+    counts: np.ndarray  # int64[b]
+
+
+def reliability_bins(probabilities: np.ndarray, right: np.ndarray, bins: int = BINS) -> Bins:
+    """How often probabilities of about the same size are right.
 
     Args:
       probabilities: float[M], 0 to 1; right: bool[M].
-
-    Returns:
-      float64[b], float64[b] as fractions of 1, int64[b].
+      bins: of equal width, from 0 to 1.
     """
     place = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
     count = np.bincount(place, minlength=bins)
     some = count > 0
     sums = (np.bincount(place, x.astype(np.float64), bins)[some] for x in (probabilities, right))
     mean, share = (total / count[some] for total in sums)
-    return mean, share, count[some]
+    return Bins(mean, share, count[some])
 
 
 def calibration_error(probabilities: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:

@@ -124,7 +124,7 @@ def pointing(
 def _inside(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """bool[P]: which of the points [P,(y,x)] lie in one of the boxes [n,4], edges included."""
     low, high = corners[:, None, :2], corners[:, None, 2:]
-    return ((points >= low) & (points <= high)).all(axis=-1).any(axis=0)
+    return np.asarray(((points >= low) & (points <= high)).all(axis=-1).any(axis=0))
 
 
 def deletion(

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,15 +37,23 @@ def to_npz(predictions: Predictions, split: Split) -> bytes:
     return buffer.getvalue()
 
 
-def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`labels`, `scores` and `truth` from a file that `to_npz` made.
+class Kept(NamedTuple):
+    """What a file that `to_npz` made holds of N images."""
+
+    labels: np.ndarray  # bool[N,C], the predicted sets
+    scores: np.ndarray  # float32[N,C]
+    truth: np.ndarray  # bool[N,C]
+
+
+def read_npz(path: Path) -> Kept:
+    """Reads a file that `to_npz` made.
 
     Raises:
       UserError: it is damaged, or cannot be read.
     """
     try:
         with np.load(path, allow_pickle=False) as kept:
-            return kept["labels"], kept["scores"], kept["truth"]
+            return Kept(kept["labels"], kept["scores"], kept["truth"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read ({first_line(error)}): delete it, and have the run evaluated "
@@ -108,8 +116,7 @@ def report(
     result["set_size"] = {name: sizes[name]["mean"] for name in ("true", "predicted")}
     result["diagnostics"] = diagnosis
     result["calibration"] = calibration_report(predictions, fitted)
-    if predictions.peaks is not None:
-        result |= looking_report(predictions, boxes, maps)
+    result |= looking_report(predictions, boxes, maps)
     per_class = metrics.per_class(labels, truth, predictions.scores)
     result["per_class"] = {
         name: {figure: _number(values[i]) for figure, values in per_class.items()}
@@ -124,26 +131,29 @@ def looking_report(
     """Where the network looks for the labels of its sequences, beside what costs nothing.
 
     Args:
-      predictions: of a row that attends.
+      predictions: of a split.
       boxes: of each image, as in `Split.boxes`, or None where the data has none.
       maps: as in `report`.
 
     Returns:
       'looking', how much the map changes between two labels of one image: `looking.same_peak`, with
       boxes 'of_other_boxes' too, and the mean 'total_variation'; with boxes 'pointing' as in
-      `looking.pointing`, by 'attention' and, where there is one, by M_map's 'cam'.
+      `looking.pointing`, by 'attention' and, where there is one, by M_map's 'cam'. Nothing for rows
+      that look nowhere.
     """
-    sequence, peaks = predictions.sequence, predictions.peaks
+    sequence, peaks, regions = predictions.sequence, predictions.peaks, predictions.regions
+    if peaks is None or regions is None:
+        return {}
     changes: dict[str, Any] = looking.same_peak(peaks, sequence)
     if maps is not None and changes["pairs"]:
         changes["total_variation"] = float(looking.total_variation(maps, sequence).mean())
     if boxes is None:
         return {"looking": changes}
     changes["of_other_boxes"] = looking.same_peak(peaks, sequence, boxes)
-    of = {"attention": peaks}
+    of: dict[str, np.ndarray] = {"attention": peaks}
     if predictions.cam_peaks is not None:
         of["cam"] = np.take_along_axis(predictions.cam_peaks, np.maximum(sequence, 0), axis=1)
-    pointing = looking.pointing(sequence, of, predictions.regions, boxes)
+    pointing = looking.pointing(sequence, of, regions, boxes)
     return {"looking": changes, "pointing": pointing}
 
 
@@ -168,5 +178,5 @@ def calibration_report(predictions: Predictions, fitted: Calibration | None) -> 
 
 def _number(value: np.generic) -> float | int | None:
     """A JSON number; None for a figure that is not defined."""
-    value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    number = value.item()
+    return None if isinstance(number, float) and not math.isfinite(number) else number

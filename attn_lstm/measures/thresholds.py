@@ -78,7 +78,7 @@ def choose_by_label(
       tau: of all labels.
     """
     common, chosen = float(logit(tau)), {}
-    for label in np.flatnonzero(truth.any(axis=0)):
+    for label in np.flatnonzero(truth.any(axis=0)).tolist():
         true = np.count_nonzero(truth[:, label])
         own = float(logit(_best_cut(scores[:, label], truth[:, label])))
         mean = (true * own + _PRIOR_IMAGES * common) / (true + _PRIOR_IMAGES)

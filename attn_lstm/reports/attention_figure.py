@@ -56,9 +56,13 @@ def draw(example: Example) -> Figure:
     page.paragraph(f"{example.image_id} · F1 {100 * example.f1:.0f} %", _HEAD)
     page.entry("True", ", ".join(example.true) or "none")
     page.skip(_GAP / 2)
-    if any(emitted.overlay is not None for emitted in example.emitted):
-        cells = [_Cell(example.image, [("image", _SMALL, _GREY)])]
-        cells += [_cell(step, emitted) for step, emitted in enumerate(example.emitted, 1)]
+    cells = [
+        _Cell(emitted.overlay, _caption(step, emitted), wrong=not emitted.right)
+        for step, emitted in enumerate(example.emitted, 1)
+        if emitted.overlay is not None
+    ]
+    if cells:
+        cells.insert(0, _Cell(example.image, [("image", _SMALL, _GREY)]))
         for first in range(0, len(cells), COLUMNS):
             page.row(cells[first : first + COLUMNS])
         note = _NOTE
@@ -167,10 +171,6 @@ class _Cell:
         return sum(_LEADING * font.get_size() for _, font, _ in self.lines)
 
 
-def _cell(step: int, emitted: Emitted) -> _Cell:
-    return _Cell(emitted.overlay, _caption(step, emitted), wrong=not emitted.right)
-
-
 class _Page:
     """Takes what a figure shows from top to bottom, and makes the figure when its height is known.
 
@@ -231,8 +231,8 @@ class _Page:
                 )
             for left, top, cell in self._images:
                 box = (left, height - top - cell.height, cell.width, cell.height)
-                axes = figure.add_axes([box[0] / width, box[1] / height,
-                                        box[2] / width, box[3] / height])  # fmt: skip
+                axes = figure.add_axes((box[0] / width, box[1] / height,
+                                        box[2] / width, box[3] / height))  # fmt: skip
                 axes.imshow(cell.image, aspect="auto", interpolation="antialiased")
                 axes.set_axis_off()
                 if cell.wrong:

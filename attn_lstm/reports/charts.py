@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -91,7 +92,7 @@ def _f1_lines(axes: Axes) -> None:
         axes.annotate(f"F1 {f1}", (99, f1 * 99 / (198 - f1)), color=GREY, fontsize=7, ha="right")
 
 
-def _curve(axes: Axes, truth: np.ndarray, scores: np.ndarray, **style: object) -> None:
+def _curve(axes: Axes, truth: np.ndarray, scores: np.ndarray, **style: Any) -> None:
     precision, recall, _ = precision_recall_curve(truth, scores, drop_intermediate=True)
     # Evenly along the recall, where a curve of many images has most of its points at its start.
     places = np.searchsorted(-recall, -np.linspace(1, 0, _CURVE_POINTS)).clip(0, len(recall) - 1)

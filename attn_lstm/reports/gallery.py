@@ -72,7 +72,7 @@ def best_and_worst(predictions: Predictions, count: int) -> tuple[np.ndarray, np
     return best, worst[~np.isin(worst, best)][:count]
 
 
-def covering(predictions: Predictions, chosen: Sequence[int], size: int) -> np.ndarray:
+def covering(predictions: Predictions, chosen: Sequence[int] | np.ndarray, size: int) -> np.ndarray:
     """`chosen` and other images that show as many labels as possible: int64[<= size].
 
     Labels are taken in the order of their frequency, once each for an image where the label is
@@ -129,8 +129,8 @@ def make_example(
         image_id=image_id,
         image=image,
         emitted=tuple(emitted),
-        true=tuple(names[label] for label in true),
-        missed=tuple(names[label] for label in missed),
+        true=tuple(names[label] for label in true.tolist()),
+        missed=tuple(names[label] for label in missed.tolist()),
         missed_labels=tuple(missed.tolist()),
         f1=2 * right / (len(true) + len(emitted)) if len(true) + len(emitted) else 1.0,
     )

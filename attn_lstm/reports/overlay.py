@@ -50,7 +50,7 @@ def overlay(image: np.ndarray, attention: np.ndarray, resize: str) -> np.ndarray
         raise ValueError(f"the image is {image.dtype}{list(image.shape)}, expected uint8[H,W,3]")
     if attention.ndim != 2 or not attention.size:
         raise ValueError(f"the attention is of shape {list(attention.shape)}, expected [h,w]")
-    (left, top, right, bottom), box = _shown(*image.shape[:2], resize)
+    (left, top, right, bottom), box = _shown(image.shape[0], image.shape[1], resize)
     scale = np.asarray([*attention.shape[::-1]] * 2)
     weights = Image.fromarray(attention.astype(np.float32)).resize(
         (right - left, bottom - top), Image.Resampling.BILINEAR, box=tuple(box * scale)
@@ -82,8 +82,8 @@ def _shown(height: int, width: int, resize: str) -> tuple[tuple[int, int, int, i
         return (left, top, left + side, top + side), np.asarray([0.0, 0.0, 1.0, 1.0])
     if resize == "pad":
         longer = max(height, width)
-        left, top = (1 - width / longer) / 2, (1 - height / longer) / 2
-        return whole, np.asarray([left, top, 1 - left, 1 - top])
+        x, y = (1 - width / longer) / 2, (1 - height / longer) / 2
+        return whole, np.asarray([x, y, 1 - x, 1 - y])
     raise ValueError(f"unknown resize rule {resize!r}")
 
 

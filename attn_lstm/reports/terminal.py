@@ -1,11 +1,14 @@
 """What `eval.py` prints of an evaluation: from the dictionary of its JSON file to text."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from attn_lstm.reports.tables import figures_table
 
 _LISTED = 10  # labels named in one line
 
 
-def describe(result: dict) -> str:
+def describe(result: Mapping[str, Any]) -> str:
     """The table row, the top-3 row, and what they stand on."""
     rows = {result["method"]: result, f"{result['method']}, top-3": result["top-3"]}
     sizes = result["set_size"]
@@ -37,7 +40,7 @@ def describe(result: dict) -> str:
     return "\n".join([*lines, *_describe_diagnostics(result["diagnostics"])])
 
 
-def _describe_looking(looking: dict, pointing: dict) -> list[str]:
+def _describe_looking(looking: Mapping[str, Any], pointing: Mapping[str, Any]) -> list[str]:
     """Lines on how much the attention changes from label to label, and on where it points."""
     lines = []
     if "same_peak" in looking:
@@ -62,7 +65,7 @@ def _describe_looking(looking: dict, pointing: dict) -> list[str]:
     return lines
 
 
-def _describe_diagnostics(diagnosis: dict) -> list[str]:
+def _describe_diagnostics(diagnosis: Mapping[str, Any]) -> list[str]:
     """Lines on the order of emission, and on where labels are found."""
     lines = []
     orders = [
