@@ -25,7 +25,9 @@ from ml_collections import config_flags
 from attn_lstm import cli, errors
 from attn_lstm.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of all runs; made when missing (required)")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder of all runs; made when missing (required)", required=True
+)
 _METHODS = flags.DEFINE_list("methods", None, "rows of the table; default: all")
 _REFERENCE = flags.DEFINE_string(
     "reference", None, "the row that others are compared with; default: order_free, or the best"
@@ -34,7 +36,6 @@ _TRIALS = flags.DEFINE_integer(
     "trials", 1, "settings to try of each row first, on the validation split", lower_bound=1
 )
 _SEEDS = flags.DEFINE_integer("seeds", 1, "runs of each row", lower_bound=1)
-flags.mark_flag_as_required("workdir")
 
 
 def _define_flags(argv: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from attn_lstm import cli, errors
 from attn_lstm.data.split import SPLITS
 from attn_lstm.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (required)")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (required)", required=True)
 _STEP = flags.DEFINE_string("step", "best", "checkpoint: a step, 'best' or 'latest'")
 _SPLIT = flags.DEFINE_enum("split", None, SPLITS, "default: test; with --tune: validation")
 _TUNE = flags.DEFINE_bool("tune", False, "choose τ on the split and keep it in the work directory")
@@ -34,7 +34,6 @@ _FIGURES = flags.DEFINE_integer(
 )
 _FIGURE_IDS = flags.DEFINE_list("figure_ids", [], "draw these images, by their name in the split")
 _REPORT = flags.DEFINE_bool("report", False, "write an HTML page beside the JSON file")
-flags.mark_flag_as_required("workdir")
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from absl import flags
 
 from attn_lstm import cli, errors
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (required)")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (required)", required=True)
 _STEP = flags.DEFINE_string("step", "best", "checkpoint: a step, 'best' or 'latest'")
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "images at once; default: config.eval.batch_size", lower_bound=1
@@ -30,7 +30,6 @@ _OUTPUT = flags.DEFINE_string("output", None, "file for the lines; default: stan
 _OVERLAYS = flags.DEFINE_string(
     "overlays", None, "folder for pictures, one PNG an image with the attention map of each label"
 )
-flags.mark_flag_as_required("workdir")
 
 
 def main(images: list[str]) -> int:

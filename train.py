@@ -22,8 +22,9 @@ from absl import flags
 
 from attn_lstm import cli, errors
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; made when missing (required)")
-flags.mark_flag_as_required("workdir")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder of the run; made when missing (required)", required=True
+)
 
 
 def _define_flags(argv: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import app, flags
@@ -205,7 +205,7 @@ def _help(script: str) -> str:
     }
     width = min(shutil.get_terminal_size().columns, 100)
     column = 4 + max(len(name) for group in groups.values() for name, _ in group)
-    parts = [sys.modules["__main__"].__doc__.strip()]
+    parts = [(sys.modules["__main__"].__doc__ or "").strip()]
     for title, group in groups.items():
         lines = (
             textwrap.fill(f"  {name:{column - 2}}{text}", width, subsequent_indent=" " * column)
@@ -215,7 +215,7 @@ def _help(script: str) -> str:
     return "\n\n".join([*parts, "--helpfull lists the flags of libraries too."])
 
 
-def _described(flag: flags.Flag) -> tuple[str, str]:
+def _described(flag: flags.Flag[Any]) -> tuple[str, str]:
     """A flag's name, and what it is for."""
     default = "" if flag.default in (None, False, 0, []) else f" (default: {flag.default})"
     return f"--{flag.name}", flag.help + default
@@ -237,7 +237,7 @@ def _connect(resumes: bool) -> bool:
       UserError: a mistake in the flags, or no connection.
     """
     names = ("coordinator_address", "num_processes", "process_id")
-    given = {name: flags.FLAGS[name].value for name in names}
+    given: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if flags.FLAGS["distributed"].value:
         if len(missing) < len(names):

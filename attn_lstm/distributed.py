@@ -18,7 +18,9 @@ from typing import NoReturn
 
 import jax
 
-from attn_lstm.errors import INTERRUPTED, LOST, MISTAKE, UserError, first_line
+from attn_lstm.errors import DONE, INTERRUPTED, LOST, MISTAKE, UserError, first_line
+
+_abort_handler: Callable[[int], None] | None = None  # C keeps no reference to what it calls
 
 _START_SECONDS = 300  # until all processes must have been started
 _HEARTBEAT_SECONDS = 100
@@ -106,7 +108,7 @@ def run(main: Callable[[], int]) -> int:
         time.sleep(_HEARTBEAT_SECONDS + _GRACE_SECONDS)
         _leave(1)
     except SystemExit as end:
-        _leave(end.code)
+        _leave(int(end.code or DONE))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         _leave(INTERRUPTED)
@@ -153,4 +155,4 @@ def _on_abort(message: str | None, code: int = LOST) -> None:
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
     libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
-    _abort_handler = handler  # C keeps no reference
+    _abort_handler = handler

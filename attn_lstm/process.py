@@ -188,6 +188,7 @@ def say_no_more() -> None:
     """
 
     def end_quietly() -> None:
-        sys.stderr = sys.__stderr__ = None
+        for name in ("stderr", "__stderr__"):
+            setattr(sys, name, None)
 
     atexit.register(end_quietly)

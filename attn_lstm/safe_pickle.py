@@ -212,6 +212,7 @@ def _load(stream: BinaryIO) -> Any:
         del stack[start:]
         return items
 
+    arg: Any  # of the type that its opcode asks for
     for op, arg, _ in pickletools.genops(stream):
         match op.name:
             case "PROTO" | "FRAME":

@@ -63,9 +63,10 @@ def compare(
         )
     configs = {method: _sharing(config, directory) for method, config in configs.items()}
     if trials > 1:
-        configs = _chosen(configs, directory, trials, mesh)
-        if configs is None:
+        chosen = _chosen(configs, directory, trials, mesh)
+        if chosen is None:
             return False
+        configs = chosen
     plan = list(_plan(configs, directory, seeds))
     with parallel.agreed():
         for config, run in plan:

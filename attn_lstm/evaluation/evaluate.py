@@ -2,7 +2,7 @@
 
 import functools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from attn_lstm import parallel, storage
 from attn_lstm.data import load_split
-from attn_lstm.data.split import Split
+from attn_lstm.data.split import Batch, Split
 from attn_lstm.errors import UserError
 from attn_lstm.fields import flatten
 from attn_lstm.measures import calibration, summary, thresholds
@@ -26,6 +26,7 @@ from attn_lstm.reports.terminal import describe
 from attn_lstm.runs import pictures, split_pass, tuned, workdir
 from attn_lstm.runs.inputs import Inputs
 from attn_lstm.runs.opened import Opened, find_threshold, open_checkpoint
+from attn_lstm.runs.split_pass import EvalStep
 
 
 def evaluate(
@@ -192,7 +193,7 @@ def _load(opened: Opened, split: str) -> Split:
 def _predict(
     opened: Opened,
     data: Split,
-    taus: Sequence[float] | Sequence[np.ndarray] | np.ndarray,
+    taus: Sequence[float | np.ndarray] | np.ndarray,
     directory: Path,
     mesh: Mesh,
 ) -> list[Predictions]:
@@ -207,7 +208,9 @@ def _predict_with_maps(
     return split_pass.predict_with_maps(*_pass(opened, data, directory, mesh), tau, mesh)
 
 
-def _pass(opened: Opened, data: Split, directory: Path, mesh: Mesh) -> tuple:
+def _pass(
+    opened: Opened, data: Split, directory: Path, mesh: Mesh
+) -> tuple[EvalStep, dict[str, Any], Iterator[Batch], jax.Array]:
     """What every pass over a split needs: step, variables, batches, rank of the labels."""
     inputs = Inputs(
         opened.config,

@@ -27,11 +27,10 @@ _NO_SAVED_MODEL = (
     "loads; docs/export.md says more"
 )
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (required)")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (required)", required=True)
 _FORMAT = flags.DEFINE_enum("format", "stablehlo", ["stablehlo", "saved_model"], "of the program")
 _STEP = flags.DEFINE_string("step", "best", "checkpoint: a step, 'best' or 'latest'")
 _OUTPUT = flags.DEFINE_string("output", None, "folder to write; default: WORKDIR/export")
-flags.mark_flag_as_required("workdir")
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.flax import save
 
@@ -149,7 +150,7 @@ def _search(opened: Opened, tau: Threshold, origin: str) -> dict[str, Any]:
         return {"top_k": config.search.top_k}
     chosen: dict[str, Any] = {"threshold": tau.value, "threshold_origin": origin}
     if tau.by_label:  # in the order of label_names
-        chosen["thresholds"] = tau.of(opened.table.names).tolist()
+        chosen["thresholds"] = np.asarray(tau.of(opened.table.names)).tolist()
     if not opened.row.sequential:
         return chosen
     if not opened.row.by_path:
@@ -158,5 +159,5 @@ def _search(opened: Opened, tau: Threshold, origin: str) -> dict[str, Any]:
         "stop": config.search.stop,
         "beam_size": config.search.beam_size,
         "max_labels": config.decoder.max_labels,
-        "end_token": opened.row.network.decoder.end_token,
+        "end_token": opened.row.network.sequence_decoder.end_token,
     }

@@ -109,7 +109,9 @@ def _statistics(directory: Path) -> dict[str, Any]:
 
 def _labels(opened: Opened, evaluations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each label with its training images, and its figures on the test split where known."""
-    tested = next((e["per_class"] for e in evaluations if e["split"] == "test"), {})
+    tested: dict[str, dict[str, Any]] = next(
+        (e["per_class"] for e in evaluations if e["split"] == "test"), {}
+    )
     return [
         {"name": name, "images": count, **tested.get(name, {})}
         for name, count in zip(opened.table.names, opened.table.counts, strict=True)

@@ -18,6 +18,7 @@ class Bounds:
 
     @property
     def seconds(self) -> float:
+        """Of all of them, the input too."""
         return max(dataclasses.astuple(self))
 
     @property
@@ -38,8 +39,13 @@ def find_bounds(facts: Facts, target: Target, dtype: str, input_seconds: float =
     Args:
       dtype: the type that most products are computed in.
       input_seconds: until all hosts together have a batch ready.
+
+    Raises:
+      ValueError: the devices are still to be measured.
     """
     device = target.device
+    if device.peak is None or device.bandwidth is None:
+        raise ValueError(f"it is not known what a {device.name} can do")
     return Bounds(
         products=facts.flops / device.peak[dtype],
         memory=facts.bytes / device.bandwidth,

@@ -36,7 +36,7 @@ def _count(jaxpr: Jaxpr, trips: int) -> float:
             total += _convolution(equation)
         else:
             inner = sum(_count(part, trips) for part in _inner(equation.params))
-            times = {"scan": equation.params.get("length"), "while": trips}
+            times = {"scan": equation.params.get("length", 1), "while": trips}
             total += inner * times.get(name, 1)
     return total
 

@@ -27,6 +27,7 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BODY = re.compile(r"body=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
@@ -34,6 +35,8 @@ _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
+    """A line of a computation."""
+
     name: str
     shape: str  # as it is written; of a tuple the shapes of its parts in parentheses
     opcode: str
@@ -123,7 +126,7 @@ class Program:
             if instruction.opcode == "while":
                 known = _TRIPS.search(instruction.attributes)
                 rounds = int(known[1]) if known else self._trips
-                body = re.search(r"body=%?([\w.\-]+)", instruction.attributes)[1]
+                (body,) = _BODY.findall(instruction.attributes)
                 yield from self._walk(body, times * rounds)
             elif instruction.opcode in ("call", "conditional", "async-start"):
                 for part in _called(instruction):

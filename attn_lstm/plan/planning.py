@@ -119,15 +119,17 @@ def make_plan(
     for stage in stages:
         facts = compiled[stage.step, stage.batch]
         seconds = stage.batch / (rate * target.cores) if stage.decodes else 0.0
-        known = isinstance(facts, Facts)
-        limits = find_bounds(facts, target, config.dtype, seconds) if known else None
+        limits = None
+        if isinstance(facts, Facts):
+            limits = find_bounds(facts, target, config.dtype, seconds)
         planned.append(Planned(stage, facts, limits))
     largest = None
     if learning:
         batches = _two_batches(learning[0].batch, target.count)
-        points = {batch: compiled["train", batch] for batch in batches}
-        if all(isinstance(facts, Facts) for facts in points.values()):
-            largest = largest_batch({n: f.memory for n, f in points.items()}, target)
+        both = {batch: compiled["train", batch] for batch in batches}
+        points = {n: facts.memory for n, facts in both.items() if isinstance(facts, Facts)}
+        if len(points) == len(both):
+            largest = largest_batch(points, target)
     record = 0.0
     if kept and isinstance(facts := compiled["encode", config.eval.batch_size], Facts):
         record = facts.returned * target.count / config.eval.batch_size

@@ -76,8 +76,9 @@ def _memory_lines(plan: Plan) -> list[str]:
             f"{plan.largest // plan.target.count:,} a device, in {room} (by a straight line "
             "through two compiled batches)"
         )
-    if all(planned.bounds for planned in plan.stages):
-        seconds = sum(planned.stage.calls * planned.bounds.seconds for planned in plan.stages)
+    known = [(planned.stage.calls, planned.bounds) for planned in plan.stages if planned.bounds]
+    if len(known) == len(plan.stages):
+        seconds = sum(calls * bounds.seconds for calls, bounds in known)
         lines.append(f"the whole run: {seconds / 3600:.2f} hours at least")
     return lines
 
@@ -101,7 +102,9 @@ def _program_lines(plan: Plan) -> list[str]:
 
 def _input_lines(plan: Plan) -> list[str]:
     lines, target = [], plan.target
-    for planned in (planned for planned in plan.stages if planned.bounds):
+    for planned in plan.stages:
+        if planned.bounds is None:
+            continue
         name = planned.stage.name
         wanted = planned.stage.batch / planned.bounds.of_devices
         if planned.stage.decodes:

@@ -55,6 +55,7 @@ class Target:
 
     @property
     def hosts(self) -> int:
+        """That the devices stand in."""
         return math.ceil(self.count / self.device.per_host)
 
     @property

@@ -40,7 +40,7 @@ _Features = np.ndarray | None  # [K,D] of an image, None of one that could not b
 def ensure_features(
     config: ml_collections.ConfigDict,
     network: Network,
-    variables: dict,
+    variables: dict[str, Any],
     split: Split,
     root: Path,
     *,
@@ -131,7 +131,7 @@ def ensure_features(
 
 
 def _key(
-    config: ml_collections.ConfigDict, network: Network, backbone: dict, split: Split
+    config: ml_collections.ConfigDict, network: Network, backbone: dict[str, Any], split: Split
 ) -> dict[str, Any]:
     """All that the plain features of a split depend on."""
     from attn_lstm.data.feature_store import pixel_digest
@@ -190,10 +190,12 @@ def _check_space(root: Path, stores: Iterable[FeatureStore], missing: Iterable[l
         )
 
 
-def map_encoder(network: Network, mesh: Mesh, dtype: str) -> Callable[[dict, jax.Array], jax.Array]:
+def map_encoder(
+    network: Network, mesh: Mesh, dtype: str
+) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
     """`encode(variables, uint8[B,H,W,3]) -> [B,K,D]` of type `dtype`, compiled over the mesh."""
 
-    def encode(variables: dict, images: jax.Array) -> jax.Array:
+    def encode(variables: dict[str, Any], images: jax.Array) -> jax.Array:
         return network.apply(variables, images, method="encode").astype(dtype)
 
     return parallel.map_over_devices(encode, mesh, in_specs=(REPLICATED, SPLIT), out_specs=SPLIT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import ml_collections
@@ -40,7 +40,7 @@ class Inputs:
         config: ml_collections.ConfigDict,
         row: Row,
         split: Split,
-        variables: dict,
+        variables: dict[str, Any],
         directory: Path,
         *,
         views: int,
@@ -66,7 +66,7 @@ class Inputs:
         from attn_lstm.data import feature_store, pipeline
 
         config = self._config
-        order = {
+        order: dict[str, Any] = {
             "batch_size": config.train.batch_size,
             "seed": config.seed,
             "start_step": start_step,
@@ -108,7 +108,7 @@ class Inputs:
             **order,
         )
 
-    def _host(self) -> dict[str, int | str]:
+    def _host(self) -> dict[str, Any]:
         return {
             "on_bad_image": self._config.data.on_bad_image,
             "process_index": jax.process_index(),

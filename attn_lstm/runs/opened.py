@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -24,7 +25,7 @@ class Opened:
     row: Row
     table: workdir.LabelTable
     step: int
-    variables: dict  # on every device of the mesh
+    variables: dict[str, Any]  # on every device of the mesh
     fingerprint: str  # of the training split
 
 
@@ -81,16 +82,23 @@ def _find(steps: list[int], step: str) -> int | None:
     return int(step) if int(step) in steps else None
 
 
-def find_threshold(opened: Opened, directory: Path) -> tuple[Threshold, str]:
-    """τ and where it comes from."""
+class Found(NamedTuple):
+    """τ, and where it comes from in words."""
+
+    threshold: Threshold
+    origin: str
+
+
+def find_threshold(opened: Opened, directory: Path) -> Found:
+    """The τ of the config, else the one that was tuned, else the default."""
     search = opened.config.search
     if search.top_k:
-        return Threshold(0.0), f"without effect: the {search.top_k} best labels an image"
+        return Found(Threshold(0.0), f"without effect: the {search.top_k} best labels an image")
     if search.threshold >= 0:
-        return Threshold(search.threshold), "config.search.threshold"
+        return Found(Threshold(search.threshold), "config.search.threshold")
     kept = tuned.load_threshold(directory, opened.step, search)
     if kept is None:
         default = Threshold(DEFAULT_THRESHOLD)
-        return default, "default; eval.py --tune chooses one"
+        return Found(default, "default; eval.py --tune chooses one")
     own = f"; {len(kept.by_label)} labels have their own" if kept.by_label else ""
-    return kept, f"tuned by eval.py --tune{own}"
+    return Found(kept, f"tuned by eval.py --tune{own}")

@@ -33,7 +33,8 @@ def make_eval_step(row: Row) -> EvalStep:
     def step(
         variables: dict[str, Any], batch: Any, rank: jax.Array, thresholds: jax.Array
     ) -> tuple[Prediction, dict[str, jax.Array], jax.Array | None]:
-        features, parts = row.features(variables, batch.inputs), {}
+        features = row.features(variables, batch.inputs)
+        parts: dict[str, jax.Array] = {}
         if row.objective.parts:
             # Where the row feeds itself, the losses need the greedy pass too: XLA makes it once.
             parts, _ = image_losses(
@@ -62,10 +63,10 @@ def map_eval_step(row: Row, mesh: Mesh) -> EvalStep:
 
 def predict_split(
     eval_step: EvalStep,
-    variables: dict,
+    variables: dict[str, Any],
     batches: Iterable[Batch],
     rank: jax.Array,
-    thresholds: Sequence[float] | np.ndarray,
+    thresholds: Sequence[float | np.ndarray] | np.ndarray,
     mesh: Mesh,
 ) -> list[Predictions]:
     """Predictions for every threshold, each image of the split once, on every host.
@@ -85,7 +86,7 @@ def predict_split(
 
 def predict_with_maps(
     eval_step: EvalStep,
-    variables: dict,
+    variables: dict[str, Any],
     batches: Iterable[Batch],
     rank: jax.Array,
     threshold: float | np.ndarray,
@@ -121,10 +122,10 @@ class _Gathered:
         """Of threshold g."""
         rows = self.counted
         return Predictions(
-            labels=self.prediction.labels[g, rows],
-            scores=self.prediction.scores[g, rows],
-            sequence=self.prediction.sequence[g, rows],
-            probabilities=self.prediction.probabilities[g, rows],
+            labels=np.asarray(self.prediction.labels[g, rows]),
+            scores=np.asarray(self.prediction.scores[g, rows]),
+            sequence=np.asarray(self.prediction.sequence[g, rows]),
+            probabilities=np.asarray(self.prediction.probabilities[g, rows]),
             peaks=None if self.peaks is None else self.peaks[g, rows],
             losses={name: part[rows] for name, part in self.losses.items()},
             cam_peaks=None if self.cam_peaks is None else self.cam_peaks[rows],
@@ -136,10 +137,10 @@ class _Gathered:
 
 def _run(
     eval_step: EvalStep,
-    variables: dict,
+    variables: dict[str, Any],
     batches: Iterable[Batch],
     rank: jax.Array,
-    thresholds: Sequence[float] | np.ndarray,
+    thresholds: Sequence[float | np.ndarray] | np.ndarray,
     mesh: Mesh,
     *,
     keep_maps: bool,
@@ -161,7 +162,7 @@ def _run(
     if not kept:
         raise ValueError("no batches: there is nothing to evaluate")
 
-    def rows(leaves: list[np.ndarray], axis: int) -> np.ndarray:
+    def rows(leaves: Sequence[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(leaves, axis=axis)
 
     prediction, peaks = jax.tree.map(lambda *x: rows(x, 1), *(k[:2] for k in kept))

@@ -97,7 +97,8 @@ def find_images(arguments: Sequence[str]) -> tuple[Iterator[str], int | None]:
     if not arguments:
         raise UserError("no images: give files, folders, patterns, or - for a list on stdin")
     lists = [_lines_of_stdin() if a == _STDIN else _list_images(a) for a in arguments]
-    total = None if _STDIN in arguments else sum(map(len, lists))
+    known = [len(paths) for paths in lists if isinstance(paths, list)]
+    total = sum(known) if len(known) == len(lists) else None
     return itertools.chain.from_iterable(lists), total
 
 
@@ -162,6 +163,7 @@ class _Pictures:
         panels = [
             (f"{label.step}. {label.name} {label.probability:.2f}", label.attention)
             for label in prediction.labels
+            if label.attention is not None
         ]
         pixels = read_image(image, self._data.max_pixels)
         picture = draw_panels(pixels, os.path.basename(image), panels, self._data.resize)

@@ -220,10 +220,10 @@ class Model:
     def _of_row(self, prediction: Prediction, row: int) -> ImagePrediction:
         sequence = prediction.sequence[row]
         maps = None
-        if self.attends:
+        if prediction.attention is not None:
             side = math.isqrt(prediction.attention.shape[-1])
-            maps = prediction.attention[row].reshape(-1, side, side)
-        scores = prediction.scores[row]
+            maps = np.asarray(prediction.attention[row]).reshape(-1, side, side)
+        scores = np.asarray(prediction.scores[row])
         calibrated = None if self.calibration is None else self.calibration(scores)
         return ImagePrediction(
             labels=tuple(

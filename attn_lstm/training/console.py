@@ -61,7 +61,8 @@ class Console:
 
     def __init__(self, last_step: int, active: bool):
         self._last_step, self._active = last_step, active
-        self._step, self._doing, self._progress = 0, "", None
+        self._step, self._doing = 0, ""
+        self._progress: Progress | None = None
         self._rich: RichConsole | None = None  # while there is a line that moves
 
     def say(self, line: str) -> None:
@@ -154,7 +155,7 @@ class Clock:
 
     def __init__(self, images_a_step: int, last_step: int):
         self._images, self._last = images_a_step, last_step
-        self._time, self._step = time.perf_counter(), None
+        self._time, self._step = time.perf_counter(), 0
 
     def start(self, step: int) -> None:
         """Begins a stretch with so many steps done."""

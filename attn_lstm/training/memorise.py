@@ -15,6 +15,7 @@ from attn_lstm.measures import thresholds
 from attn_lstm.models.knn import CANDIDATES, describe
 from attn_lstm.parallel import REPLICATED, SPLIT, SPLIT_SECOND
 from attn_lstm.runs import split_pass
+from attn_lstm.runs.split_pass import EvalStep
 from attn_lstm.runs.state import TrainState
 from attn_lstm.training.fit import Pieces
 
@@ -102,13 +103,13 @@ class Memory:
         pieces.say(f"k = {count} has the best validation figures of {tried}")
         return count
 
-    def _counts_step(self) -> split_pass.EvalStep:
+    def _counts_step(self) -> EvalStep:
         """As `split_pass.map_eval_step`, with candidates for k in the place of thresholds."""
         row = self._pieces.row
         threshold = thresholds.threshold_or_default(self._pieces.config.search.threshold)
 
         def step(
-            variables: dict[str, PyTree], batch: Batch, rank: jax.Array, counts: jax.Array
+            variables: dict[str, PyTree], batch: Any, rank: jax.Array, counts: jax.Array
         ) -> tuple[Prediction, dict[str, jax.Array], None]:
             features = row.features(variables, batch.inputs)
             memory = variables["memory"]["neighbours"]
@@ -129,8 +130,10 @@ class Memory:
 
     @staticmethod
     def last_step(config: ml_collections.ConfigDict) -> int:
+        """Of such a run: one update is all."""
         return 1
 
     @staticmethod
     def views(config: ml_collections.ConfigDict) -> int:
+        """Of the training images: the plain one alone."""
         return 1

@@ -1,6 +1,7 @@
 """The metrics log of a run: figures by step, none lost or doubled by a restart."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class MetricsLog:
         """Whether the figures of this step are in the log already."""
         return step in self._validated
 
-    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Appends {'kind', 'step', **values}. Raises `UserError` when the disk is full."""
         with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
