@@ -53,8 +53,12 @@ class Number(Field):
 
     def wrong(self, value: object) -> str | None:
         whole = isinstance(self.low, int)
-        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if number and self.low <= value <= self.high:  # NaN is not between them
+        kinds = (int,) if whole else (int, float)
+        if (
+            isinstance(value, kinds)
+            and not isinstance(value, bool)
+            and self.low <= value <= self.high  # NaN is not between them
+        ):
             return None
         kind = "integer" if whole else "number"
         return f"is no {kind} between {self.low} and {self.high}"

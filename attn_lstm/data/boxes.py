@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from absl import logging
@@ -80,7 +80,13 @@ class PixelBoxes(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self._objects)
 
-    def __getitem__(self, row: int) -> np.ndarray:
+    @overload
+    def __getitem__(self, row: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[np.ndarray]: ...
+
+    def __getitem__(self, row: int | slice) -> np.ndarray | list[np.ndarray]:
         return self._relative[row]
 
     def select(self, rows: np.ndarray) -> PixelBoxes:
@@ -135,7 +141,7 @@ class PixelBoxes(Sequence[np.ndarray]):
         if unknown:
             sizes = [
                 f"{self._paths[row]} ({_sides(self._sizes[row])} there, "
-                f"{_sides(pictures[row].upright) if pictures[row] else 'unreadable'})"
+                f"{_sides(picture.upright) if (picture := pictures[row]) else 'unreadable'})"
                 for row in unknown
             ]
             logging.warning(

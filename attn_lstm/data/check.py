@@ -152,9 +152,11 @@ def examine(root: str | os.PathLike[str], paths: Sequence[str], splits: Sequence
         splits: of each of them.
     """
     places = locate(root, paths)
-    there = [row for row, place in enumerate(places) if place is not None]
+    there = {
+        row: os.path.join(root, place) for row, place in enumerate(places) if place is not None
+    }
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = list(pool.map(lambda row: _examine(os.path.join(root, places[row])), there))
+        seen = list(pool.map(_examine, there.values()))
     found = (Path(path).relative_to(root).as_posix() for path in images_in(root))
     groups: dict[str, list[tuple[str, str]]] = {}
     for row, (digest, _) in zip(there, seen, strict=True):
@@ -247,7 +249,7 @@ def check(path: str, separator: str = "") -> int:
     split_of = np.empty(len(table.paths), object)
     for name, of_split in rows.items():
         split_of[of_split] = name
-    findings = examine(table.root, table.paths, split_of)
+    findings = examine(table.root, table.paths, split_of.tolist())
     print(describe_images(findings), end="\n\n")
     found = obstacles(findings, table.labels, rows)
     print(f"Not usable as it is: {'; '.join(found)}." if found else "Usable.")

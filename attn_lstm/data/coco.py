@@ -276,13 +276,15 @@ def read_part(annotations: Path, role: str | None, year: int | None) -> Table:
             f"{shown(instances.file_names[0])}, lies in {first}, nor in {listed}: unpack them "
             "there, or correct file_name"
         )
-    ids = map(str if year is not None else _with_slashes,
-              instances.image_ids if year is not None else instances.file_names)  # fmt: skip
+    if year is not None:
+        ids = tuple(map(str, instances.image_ids))
+    else:
+        ids = tuple(map(_with_slashes, instances.file_names))
     return Table(
         source=annotations,
         root=instances.folder or annotations.parent,
         label_names=instances.label_names,
-        image_ids=tuple(ids),
+        image_ids=ids,
         paths=instances.file_names,
         labels=instances.labels,
         splits=None if role is None else (role,) * len(instances.image_ids),

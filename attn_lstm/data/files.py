@@ -122,7 +122,7 @@ def names_in(folder: AnyStr | os.PathLike[AnyStr]) -> dict[AnyStr, bool]:
     return {name: kind for name, kind in kinds.items() if kind is not None}
 
 
-def _kind(entry: os.DirEntry) -> bool | None:
+def _kind(entry: os.DirEntry[AnyStr]) -> bool | None:
     try:
         return entry.is_file() or (False if entry.is_dir() else None)
     except OSError:  # a link to itself
@@ -187,18 +187,19 @@ def locate(root: str | os.PathLike[str], names: Sequence[str]) -> list[str | Non
 
     def spelled(folder: str, name: str, is_file: bool) -> str | None:
         kinds, spellings = listing(folder)
-        for spelling in (name, spellings.get(one_form(name))):
+        for spelling in (name, spellings.get(one_form(name), name)):
             if kinds.get(spelling) is is_file:
                 return f"{folder}/{spelling}" if folder else spelling
         return None
 
     @functools.cache
     def place(folder: str) -> str | None:
-        within: str | None = ""
+        within = ""
         for part in filter(None, folder.split("/")):
-            within = spelled(within, part, False)
-            if within is None:
+            deeper = spelled(within, part, False)
+            if deeper is None:
                 return None
+            within = deeper
         return within
 
     def find(name: str) -> str | None:

@@ -103,7 +103,7 @@ def load_nus_wide_split(
 
     root = Path(path)
     labels_of = read_labels(root)
-    labelled = labels_of.labels.any(axis=1)
+    labelled = np.asarray(labels_of.labels.any(axis=1))
     train, test = _divide(root, labels_of.image_ids, labelled, protocol, train_list)
     _compare_with_published(labelled, train, test, protocol)
 
@@ -389,10 +389,11 @@ class _FilesOfAnyName(FileSource):
     """Files whose names may be in any encoding: handed on as the bytes they are on the disk."""
 
     def __init__(self, root: Path, relative_paths: Sequence[bytes]) -> None:
-        super().__init__(os.fsencode(root), relative_paths)
+        self._paths = tuple(os.path.join(os.fsencode(root), path) for path in relative_paths)
 
     def name(self, index: int) -> str:
-        return _text(super().name(index))
+        """The path as it is shown, readable whatever its encoding."""
+        return _text(os.fsencode(self._paths[index]))
 
 
 def find_images(root: str | os.PathLike[str], image_ids: Sequence[str]) -> list[bytes | None]:

@@ -154,7 +154,8 @@ def _images(root: Path, part: str, ids: Sequence[str]) -> tuple[Path, dict[str, 
     places = [root / name / deeper for name in parts for deeper in ("data", "images", "")]
     places += [root / "images" / name for name in inner]
     places += [root / "images", root / "data", root]
-    wanted, best, stems = {*ids}, places[0], {}
+    wanted, best = {*ids}, places[0]
+    stems: dict[str, str] = {}
     for place in places:
         found = {os.path.splitext(n)[0]: n for n, is_file in names_in(place).items() if is_file}
         found = {stem: name for stem, name in found.items() if stem in wanted}

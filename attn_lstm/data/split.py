@@ -64,7 +64,9 @@ class FileSource:
     """
 
     def __init__(self, root: str | os.PathLike[str], relative_paths: Sequence[str]) -> None:
-        self._paths = tuple(os.path.join(root, path) for path in relative_paths)
+        self._paths: tuple[str, ...] | tuple[bytes, ...] = tuple(
+            os.path.join(root, path) for path in relative_paths
+        )
 
     def read(self, index: tf.Tensor) -> tf.Tensor:
         from attn_lstm.data.cpu_tensorflow import tf
@@ -72,7 +74,7 @@ class FileSource:
         return tf.io.read_file(tf.gather(self._table, index))
 
     def name(self, index: int) -> str:
-        return self._paths[index]
+        return os.fsdecode(self._paths[index])
 
     @cached_property
     def _table(self) -> tf.Tensor:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -136,7 +137,7 @@ def split_of(
     *,
     drop_unlabelled: bool,
     on_missing: str,
-    **fractions: float,
+    **fractions: Any,
 ) -> Split:
     """One split of a table.
 

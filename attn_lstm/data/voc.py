@@ -134,8 +134,8 @@ def read(path: str | os.PathLike[str], *, difficult: str = "label") -> Table:
         )
     lists = _lists(root)
     if lists is None:
-        annotated = (name for name, is_file in names_in(root / "Annotations").items() if is_file)
-        ids = sorted(name[:-4] for name in annotated if name.lower().endswith(".xml"))
+        there = (name for name, is_file in names_in(root / "Annotations").items() if is_file)
+        ids = sorted(name[:-4] for name in there if name.lower().endswith(".xml"))
         splits = None
     else:
         ids = [image_id for listed in lists.values() for image_id in listed]
@@ -149,7 +149,7 @@ def read(path: str | os.PathLike[str], *, difficult: str = "label") -> Table:
             f"{root / 'Annotations'} lacks those of {len(absent)} images in ImageSets/Main: "
             f"{first_shown(absent)}; unpack VOC's archives there completely"
         )
-    annotated = [_annotation(root / "Annotations" / file) for file in files]
+    annotated = [_annotation(root / "Annotations" / file) for file in files if file]
     return _table(root, ids, splits, annotated, difficult == "label")
 
 
@@ -180,7 +180,12 @@ def _table(
             root / "Annotations",
             [
                 np.array(
-                    [(column_of[one_form(item.name)], *item.box) for item in objects], np.float64
+                    [
+                        (column_of[one_form(item.name)], *item.box)
+                        for item in objects
+                        if item.box is not None
+                    ],
+                    np.float64,
                 ).reshape(-1, 5)
                 for objects in counted
             ],

@@ -106,7 +106,7 @@ def find_devices(target: Target) -> Sequence[Any]:
 
 def _held(compiled: jax.stages.Compiled) -> int:
     """Bytes that a call holds on one device: arguments, results and everything between."""
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
 
@@ -177,13 +177,13 @@ def _batch(config: ml_collections.ConfigDict, row: Row, mesh: Mesh, request: Req
             lambda x: row.network.init_with_output(jax.random.key(0), x, method="encode")[0], inputs
         )
         inputs = jax.ShapeDtypeStruct(features.shape, config.cache.dtype)
-    batch = Batch(
-        inputs=inputs,
-        labels=jax.ShapeDtypeStruct((count, request.labels), jnp.float32),
-        mask=jax.ShapeDtypeStruct((count,), bool),
-        image_id=jax.ShapeDtypeStruct((count,), jnp.int32),
-    )
-    return _abstract(batch, mesh, SPLIT)
+    shapes: dict[str, Any] = {
+        "inputs": inputs,
+        "labels": jax.ShapeDtypeStruct((count, request.labels), jnp.float32),
+        "mask": jax.ShapeDtypeStruct((count,), bool),
+        "image_id": jax.ShapeDtypeStruct((count,), jnp.int32),
+    }
+    return _abstract(Batch(**shapes), mesh, SPLIT)
 
 
 def _images(config: ml_collections.ConfigDict, count: int) -> jax.ShapeDtypeStruct:

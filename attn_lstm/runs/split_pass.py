@@ -151,7 +151,8 @@ def _run(
     regions = None
     for batch in parallel.prefetch(batches, mesh):
         prediction, losses, cam_peaks = eval_step(variables, batch, rank, thresholds)
-        peaks = maps = None
+        peaks: jax.Array | None = None
+        maps: jax.Array | None = None
         if prediction.attention is not None:
             peaks, regions = prediction.attention.argmax(-1), prediction.attention.shape[-1]
             maps = prediction.attention.astype(jnp.float16) if keep_maps else None
@@ -165,8 +166,8 @@ def _run(
     def rows(leaves: Sequence[np.ndarray], axis: int) -> np.ndarray:
         return np.concatenate(leaves, axis=axis)
 
-    prediction, peaks = jax.tree.map(lambda *x: rows(x, 1), *(k[:2] for k in kept))
-    maps = _joined([k[2] for k in kept])
+    prediction, all_peaks = jax.tree.map(lambda *x: rows(x, 1), *(k[:2] for k in kept))
+    all_maps = _joined([k[2] for k in kept])
     losses, cam_peaks, batch = jax.tree.map(lambda *x: rows(x, 0), *(k[3:] for k in kept))
     counted = np.flatnonzero(batch.mask)
     # Hosts hold parts of each batch, so rows come back in the split's order by their id only.
@@ -176,10 +177,10 @@ def _run(
             f"none of the {len(counted)} images that could be read has a true label, so that there "
             "are no figures: see which images are left out, and why"
         )
-    return _Gathered(prediction, peaks, maps, losses, cam_peaks, batch, regions, counted)
+    return _Gathered(prediction, all_peaks, all_maps, losses, cam_peaks, batch, regions, counted)
 
 
-def _without_empty_steps(gathered: tuple) -> tuple:
+def _without_empty_steps(gathered: tuple[Any, ...]) -> tuple[Any, ...]:
     """What came of a batch, its maps up to the longest sequence: T may be C, and C thousands."""
     prediction, peaks, maps, *others = gathered
     if maps is None:
@@ -188,12 +189,13 @@ def _without_empty_steps(gathered: tuple) -> tuple:
     return prediction, peaks, maps[:, :, :longest].copy(), *others
 
 
-def _joined(batches: list[np.ndarray | None]) -> np.ndarray | None:
+def _joined(batches: Sequence[np.ndarray | None]) -> np.ndarray | None:
     """The maps of all batches [G,M,S,K], zero behind the sequences of those with shorter ones."""
-    if batches[0] is None:
+    kept = [maps for maps in batches if maps is not None]
+    if not kept:
         return None
-    longest = max(maps.shape[2] for maps in batches)
+    longest = max(maps.shape[2] for maps in kept)
     return np.concatenate(
-        [np.pad(maps, ((0, 0), (0, 0), (0, longest - maps.shape[2]), (0, 0))) for maps in batches],
+        [np.pad(maps, ((0, 0), (0, 0), (0, longest - maps.shape[2]), (0, 0))) for maps in kept],
         axis=1,
     )

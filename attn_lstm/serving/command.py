@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import glob
+import io
 import itertools
 import os
 import re
@@ -195,7 +196,8 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
             with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
                 yield file
         return
-    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     yield sys.stdout
 
 
