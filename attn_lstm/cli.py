@@ -141,7 +141,7 @@ def _last_value(argv: Sequence[str], name: str) -> str | None:
     """Of --NAME=VALUE or --NAME VALUE."""
     value = None
     for arg, behind in zip(argv, [*argv[1:], ""], strict=True):
-        if match := re.fullmatch(rf"--?{name}(?:=(.*))?", arg, re.S):
+        if match := re.fullmatch(rf"--?{name}(?:=(.*))?", arg, re.DOTALL):
             value = behind if match[1] is None else match[1]
     return value
 

@@ -31,7 +31,7 @@ _GRACE_SECONDS = 20.0  # for the others to come to the same mistake
 _LOSSES = re.compile(
     r"\A[A-Z_]+: .*(gloo|nccl|rccl|coordination|heartbeat)"
     r"|\A([A-Z_]+: .*)?(UNAVAILABLE|DEADLINE_EXCEEDED)",
-    re.I | re.S,
+    re.IGNORECASE | re.DOTALL,
 )
 
 

@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """A text as one line in which nothing steers a terminal: control characters as `\\x1b`."""
+    r"""A text as one line in which nothing steers a terminal: control characters as `\x1b`."""
     if text.isprintable():
         return text
     return "".join(_escaped(c) if is_control(c) else c for c in text)

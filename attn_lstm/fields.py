@@ -52,6 +52,7 @@ class Number(Field):
     text: str
 
     def wrong(self, value: object) -> str | None:
+        """That it is of another type, or outside of the bounds."""
         whole = isinstance(self.low, int)
         kinds = (int,) if whole else (int, float)
         if (
@@ -64,6 +65,7 @@ class Number(Field):
         return f"is no {kind} between {self.low} and {self.high}"
 
     def permitted(self) -> str:
+        """The bounds."""
         return f"{self.low} or more" if self.high == math.inf else f"{self.low} to {self.high}"
 
 
@@ -76,6 +78,7 @@ class Choice(Field):
     text: str
 
     def wrong(self, value: object) -> str | None:
+        """That it is none of the choices, with the one that is spelled most like it."""
         if type(value) is type(self.default) and value in self.choices:
             return None
         known = [*map(str, self.choices)]
@@ -83,6 +86,7 @@ class Choice(Field):
         return f"is none of: {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
 
     def permitted(self) -> str:
+        """The choices."""
         return ", ".join(f"`{choice}`" for choice in self.choices)
 
 
@@ -94,9 +98,11 @@ class Switch(Field):
     text: str
 
     def wrong(self, value: object) -> str | None:
+        """That it is neither."""
         return None if isinstance(value, bool) else "is neither True nor False"
 
     def permitted(self) -> str:
+        """Both."""
         return "`True`, `False`"
 
 
@@ -108,9 +114,11 @@ class Text(Field):
     text: str
 
     def wrong(self, value: object) -> str | None:
+        """That it is no text."""
         return None if isinstance(value, str) else "is no text"
 
     def permitted(self) -> str:
+        """That it is any text."""
         return "text"
 
 

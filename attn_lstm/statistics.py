@@ -1,6 +1,6 @@
-"""Counts the labels of a data set: how many an image, how often each, which of them together.
+r"""Counts the labels of a data set: how many an image, how often each, which of them together.
 
-    python -m attn_lstm.statistics --config=configs/coco.py:order_free \\
+    python -m attn_lstm.statistics --config=configs/coco.py:order_free \
         --config.data.path=COCO_FOLDER
 
 Reads any data set that can be trained on, and none of its pixels; fields of the config can be

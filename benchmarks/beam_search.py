@@ -1,6 +1,6 @@
-"""What follows the backbone beside the backbone: attention, T steps and a beam, against a ResNet.
+r"""What follows the backbone beside the backbone: attention, T steps and a beam, against a ResNet.
 
-    python -m benchmarks.beam_search [--size=small|medium|large] [--depth=152] [--image_size=448] \\
+    python -m benchmarks.beam_search [--size=small|medium|large] [--depth=152] [--image_size=448] \
         [--batch=N] [--rounds=N] [--dtype=float32] [--beam=3]
 """
 

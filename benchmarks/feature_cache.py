@@ -1,6 +1,6 @@
-"""Images a second of training: all of the network, through a frozen backbone, on cached features.
+r"""Images a second of training: all of the network, through a frozen backbone, on cached features.
 
-    python -m benchmarks.feature_cache --config=configs/coco.py:order_free \\
+    python -m benchmarks.feature_cache --config=configs/coco.py:order_free \
         --config.data.path=FOLDER --config.backbone.weights=FILE [--rounds=5] [--steps=10]
 
 All sides run the loop's own compiled step on the loop's own batches, reading included, in turn in

@@ -1,6 +1,6 @@
-"""Images a second of training heads on a frozen backbone's features, beside training it all.
+r"""Images a second of training heads on a frozen backbone's features, beside training it all.
 
-    python -m benchmarks.head_step [--size=small|medium|large] [--depth=N] [--image_size=PIXELS] \\
+    python -m benchmarks.head_step [--size=small|medium|large] [--depth=N] [--image_size=PIXELS] \
         [--batch=N] [--steps=T] [--features=64] [--rounds=N] [--dtype=float32]
 
 Features are random, and on the device already; `feature_cache.py` measures with their reading.

@@ -1,6 +1,6 @@
-"""Images a second of inference: ours, and the same network in PyTorch.
+r"""Images a second of inference: ours, and the same network in PyTorch.
 
-    python -m benchmarks.inference [--size=small|medium|large] [--depth=N] [--image_size=PIXELS] \\
+    python -m benchmarks.inference [--size=small|medium|large] [--depth=N] [--image_size=PIXELS] \
         [--batch=N] [--rounds=N] [--dtypes=float32,bfloat16] [--torch=eager,compiled]
 
 Both run the network with the same weights and emit the most confident label T times. Before any

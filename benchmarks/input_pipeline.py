@@ -1,6 +1,6 @@
-"""Images a second that the input pipeline delivers, beside a bare JPEG decoder on the same files.
+r"""Images a second that the input pipeline delivers, beside a bare JPEG decoder on the same files.
 
-    python -m benchmarks.input_pipeline --images=FOLDER [--image_size=224] [--count=1000] \\
+    python -m benchmarks.input_pipeline --images=FOLDER [--image_size=224] [--count=1000] \
         [--rounds=5]
 
 All sides read the files of the folder's JPEGs on all cores, in turn, each in a pipeline made for

@@ -1,6 +1,6 @@
-"""What the training loop costs beside the compiled step, with the data ready.
+r"""What the training loop costs beside the compiled step, with the data ready.
 
-    python -m benchmarks.loop_overhead [--size=small|medium|large] [--depth=N] [--batch=N] \\
+    python -m benchmarks.loop_overhead [--size=small|medium|large] [--depth=N] [--batch=N] \
         [--image_size=PIXELS] [--rounds=N] [--calls=10] [--dtype=float32]
 
 A real run, on a folder made for it, whose batches are one batch again and again. Stretches of the

@@ -1,7 +1,7 @@
-"""Device memory of a training step by batch size and resolution, and the price of saving it.
+r"""Device memory of a training step by batch size and resolution, and the price of saving it.
 
-    python -m benchmarks.memory [--size=small|medium|large] [--depth=N] [--rounds=N] \\
-        [--held_image_sizes=224,448] [--held_batches=8,32] [--image_size=PIXELS] [--batch=N] \\
+    python -m benchmarks.memory [--size=small|medium|large] [--depth=N] [--rounds=N] \
+        [--held_image_sizes=224,448] [--held_batches=8,32] [--image_size=PIXELS] [--batch=N] \
         [--dtype=float32]
 
 The first table only compiles: it is what XLA says that the step will hold at once, state and batch

@@ -1,6 +1,6 @@
-"""What `python -m attn_lstm.plan` says of this machine, beside what it takes.
+r"""What `python -m attn_lstm.plan` says of this machine, beside what it takes.
 
-    python -m benchmarks.planning [--size=small|medium|large] [--depth=N] [--image_size=PIXELS] \\
+    python -m benchmarks.planning [--size=small|medium|large] [--depth=N] [--image_size=PIXELS] \
         [--batch=N] [--rounds=N] [--dtype=float32]
 
 The least time of each step, by its FLOPs and bytes as the plan counts them and by limits measured

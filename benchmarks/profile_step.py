@@ -1,6 +1,6 @@
-"""Where the time of a training step goes, by the kind of the compiled operations, and its length.
+r"""Where the time of a training step goes, by the kind of the compiled operations, and its length.
 
-    python -m benchmarks.profile_step [--size=small|medium|large] [--depth=N] [--batch=N] \\
+    python -m benchmarks.profile_step [--size=small|medium|large] [--depth=N] [--batch=N] \
         [--image_size=PIXELS] [--dtype=float32] [--trace=FOLDER]
 
 One step runs under JAX's profiler. With --trace the profile is kept, for TensorBoard or Perfetto.

@@ -1,6 +1,6 @@
-"""Time an image by batch size, and what the search costs by T, C, K and beam: linear or not.
+r"""Time an image by batch size, and what the search costs by T, C, K and beam: linear or not.
 
-    python -m benchmarks.scaling [--size=small|medium|large] [--depth=N] [--image_size=PIXELS] \\
+    python -m benchmarks.scaling [--size=small|medium|large] [--depth=N] [--image_size=PIXELS] \
         [--batches=1,8,64] [--rounds=N] [--dtype=float32]
 
 The search runs all T steps, on random features.

@@ -48,6 +48,7 @@ class Peer(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET.std))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """M_map's logits, and of every step logits, the label it emits and its attention."""
         pixels = (images.float() / 255 - self.mean) / self.std
         maps = self.backbone(pixels.permute(0, 3, 1, 2))  # NHWC in memory: channels_last
         features = maps.flatten(2).transpose(1, 2)

@@ -1,6 +1,6 @@
-"""Training steps a second through the whole network: ours, and the same one in PyTorch.
+r"""Training steps a second through the whole network: ours, and the same one in PyTorch.
 
-    python -m benchmarks.train_step [--size=small|medium|large] [--depth=N] [--image_size=PIXELS] \\
+    python -m benchmarks.train_step [--size=small|medium|large] [--depth=N] [--image_size=PIXELS] \
         [--batch=N] [--rounds=N] [--dtypes=float32,bfloat16] [--torch=eager,compiled]
 
 Both start from the same weights, learn from the backbone on, with batch statistics and Adam, and
@@ -26,6 +26,7 @@ class PeerTraining:
         self.optimizer = torch.optim.AdamW(peer.parameters(), lr=rate, weight_decay=0.0, fused=True)
 
     def __call__(self) -> float:
+        """An update; the loss before it."""
         self.optimizer.zero_grad()
         label_logits, logits, *_ = self.forward(self.images)
         loss = torch_peer.loss(label_logits, logits, self.labels)

@@ -28,6 +28,8 @@ LABELS = 80  # C, COCO's
 
 @dataclasses.dataclass(frozen=True)
 class Size:
+    """Of a network, its images and its batches."""
+
     depth: int  # of the ResNet
     image_size: int  # pixels
     batch: int  # images

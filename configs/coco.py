@@ -1,6 +1,6 @@
-"""MS-COCO 2014, or any folder in its layout, with the paper's backbone.
+r"""MS-COCO 2014, or any folder in its layout, with the paper's backbone.
 
-    python train.py --config=configs/coco.py:order_free --workdir=runs/coco \\
+    python train.py --config=configs/coco.py:order_free --workdir=runs/coco \
         --config.data.path=COCO_FOLDER --config.backbone.weights=resnet152-394f9c45.pth
 """
 

@@ -1,7 +1,7 @@
-"""Your own images, with the paper's backbone: a folder with labels.csv or labels.jsonl in it.
+r"""Your own images, with the paper's backbone: a folder with labels.csv or labels.jsonl in it.
 
     python -m attn_lstm.data.check FOLDER
-    python train.py --config=configs/folder.py:order_free --workdir=runs/own \\
+    python train.py --config=configs/folder.py:order_free --workdir=runs/own \
         --config.data.path=FOLDER --config.backbone.weights=resnet152-394f9c45.pth
 
 `attn_lstm/data/folder.py` says what the label file looks like; the check reads it and every image,

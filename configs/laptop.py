@@ -1,6 +1,6 @@
-"""Your own few thousand photographs on a laptop: a small frozen backbone, features kept on disk.
+r"""Your own few thousand photographs on a laptop: a small frozen backbone, features kept on disk.
 
-    python train.py --config=configs/laptop.py:order_free --workdir=runs/own \\
+    python train.py --config=configs/laptop.py:order_free --workdir=runs/own \
         --config.data.path=FOLDER --config.backbone.weights=resnet18-f37072fd.pth
 
 As `configs/folder.py`, with settings that fit some thousands of images and two cores.

@@ -1,6 +1,6 @@
-"""NUS-WIDE with the paper's backbone and, unless told otherwise, the paper's kind of split.
+r"""NUS-WIDE with the paper's backbone and, unless told otherwise, the paper's kind of split.
 
-    python train.py --config=configs/nus_wide.py:order_free --workdir=runs/nus_wide \\
+    python train.py --config=configs/nus_wide.py:order_free --workdir=runs/nus_wide \
         --config.data.path=NUS_WIDE_FOLDER --config.backbone.weights=resnet152-394f9c45.pth
 
 Many of the images have left Flickr: `--config.data.on_missing=skip` leaves them out, counted.

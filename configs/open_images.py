@@ -1,6 +1,6 @@
-"""A subset of Open Images with the paper's backbone: the labels that people have verified.
+r"""A subset of Open Images with the paper's backbone: the labels that people have verified.
 
-    python train.py --config=configs/open_images.py:order_free --workdir=runs/open_images \\
+    python train.py --config=configs/open_images.py:order_free --workdir=runs/open_images \
         --config.data.path=OPEN_IMAGES_FOLDER --config.backbone.weights=resnet152-394f9c45.pth
 
 The label files list more images than most people have: those that are not there are counted and

@@ -1,6 +1,6 @@
-"""Pascal VOC 2007 with the paper's backbone: trainval for training, test for testing.
+r"""Pascal VOC 2007 with the paper's backbone: trainval for training, test for testing.
 
-    python train.py --config=configs/voc.py:order_free --workdir=runs/voc \\
+    python train.py --config=configs/voc.py:order_free --workdir=runs/voc \
         --config.data.path=VOCdevkit/VOC2007 --config.backbone.weights=resnet152-394f9c45.pth
 
 2012 too, whose test annotations were never published: train for training, val for testing.

@@ -69,11 +69,13 @@ class FileSource:
         )
 
     def read(self, index: tf.Tensor) -> tf.Tensor:
+        """The content of the file."""
         from attn_lstm.data.cpu_tensorflow import tf
 
         return tf.io.read_file(tf.gather(self._table, index))
 
     def name(self, index: int) -> str:
+        """The path of the file."""
         return os.fsdecode(self._paths[index])
 
     @cached_property
@@ -99,6 +101,7 @@ class RecordSource:
         self._field = field
 
     def read(self, index: tf.Tensor) -> tf.Tensor:
+        """The encoded image in the record."""
         from attn_lstm.data.cpu_tensorflow import tf
 
         # Python does no more than fetch: parsing there would hold its lock ten times as long.
@@ -109,6 +112,7 @@ class RecordSource:
         return tf.io.parse_single_example(record, features)[self._field]
 
     def name(self, index: int) -> str:
+        """The number of the record, and where it lies."""
         return f"record {index} of {self._data_source!r}"
 
 
@@ -120,11 +124,13 @@ class SelectedSource:
     rows: np.ndarray  # int64[N]
 
     def read(self, index: tf.Tensor) -> tf.Tensor:
+        """What the other source holds for the row."""
         from attn_lstm.data.cpu_tensorflow import tf
 
         return self.source.read(tf.gather(self._table, index))
 
     def name(self, index: int) -> str:
+        """What the other source calls the row."""
         return self.source.name(int(self.rows[index]))
 
     @cached_property

@@ -51,7 +51,10 @@ DIFFICULT = ("label", "absent")
 
 _FOLDERS = ("Annotations", "JPEGImages")
 _LISTS = {
-    **{"train": "train", "training": "train", "trainval": "trainval", "test": "test"},
+    "train": "train",
+    "training": "train",
+    "trainval": "trainval",
+    "test": "test",
     **dict.fromkeys(("val", "valid", "validation"), "val"),
 }
 

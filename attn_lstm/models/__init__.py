@@ -1,0 +1,1 @@
+"""Pure Linen modules: from images to labels."""

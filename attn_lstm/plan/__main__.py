@@ -1,6 +1,6 @@
-"""Tells what a run will need, and its least time, on devices that need not be there.
+r"""Tells what a run will need, and its least time, on devices that need not be there.
 
-    python -m attn_lstm.plan --config=configs/coco.py:order_free --on=v5e:4x4 \\
+    python -m attn_lstm.plan --config=configs/coco.py:order_free --on=v5e:4x4 \
         --config.backbone.weights=resnet152-394f9c45.pth
 
 Compiles the steps of the run for them, in processes of their own: minutes for a large backbone.

@@ -19,8 +19,8 @@ _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "afte
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _PRODUCTS = ("convolution", "dot")
 _SLICES = ("dynamic-slice", "slice", "gather")
-_PRODUCT_CALLS = re.compile(r"cudnn|cublas|onednn|matmul|conv", re.I)
-_CALLBACK_CALLS = re.compile(r"callback", re.I)
+_PRODUCT_CALLS = re.compile(r"cudnn|cublas|onednn|matmul|conv", re.IGNORECASE)
+_CALLBACK_CALLS = re.compile(r"callback", re.IGNORECASE)
 _HOST = ("infeed", "outfeed", "send", "recv")
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")

@@ -95,6 +95,7 @@ def compile_for(mesh: Mesh, request: Request) -> dict[str, Any]:
 
 
 def find_devices(target: Target) -> Sequence[Any]:
+    """The devices of a target; CPUs are this machine's, others need not be there."""
     if target.device.platform == "cpu":
         return jax.devices("cpu")[: target.count]
     if target.device.platform == "tpu":

@@ -1,0 +1,1 @@
+"""The loop that fits a row, and what it writes and says."""

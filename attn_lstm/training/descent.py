@@ -19,6 +19,7 @@ class Descent:
         self._batches = parallel.prefetch(pieces.inputs["train"].training(step), pieces.mesh)
 
     def __call__(self, state: TrainState, step: int) -> TrainState:
+        """The update on the next batch."""
         backbone = self._pieces.config.backbone
         train_step = self.train_step(backbone.frozen or step < backbone.unfreeze_step)
         return train_step(state, next(self._batches), self._pieces.rank)
@@ -33,8 +34,10 @@ class Descent:
 
     @staticmethod
     def last_step(config: ml_collections.ConfigDict) -> int:
+        """As many as the config asks for."""
         return config.train.steps
 
     @staticmethod
     def views(config: ml_collections.ConfigDict) -> int:
+        """As many as the config asks for."""
         return config.cache.views

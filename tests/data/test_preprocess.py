@@ -212,8 +212,10 @@ def test_random_crops_keep_the_scale_and_the_ratio_asked_for():
     [(120, 90, 0), (300, 400, 0.5), (640, 480, 0.5), (1300, 1100, 0.5)],
 )
 def test_of_a_jpeg_the_box_alone_is_decoded_and_is_that_of_the_whole_picture(height, width, shift):
-    """The larger ones also at 1/2, 1/4 and 1/8: a box begins at whole pixels of these, which are
-    half as large as those of the result."""
+    """The larger ones also at 1/2, 1/4 and 1/8.
+
+    A box begins at whole pixels of these, which are half as large as those of the result.
+    """
     rows, columns = np.meshgrid(np.linspace(0, 9, height), np.linspace(0, 9, width), indexing="ij")
     waves = [np.sin(rows + columns / 2), np.cos(columns), np.sin(rows)]
     picture = Image.fromarray((128 + 120 * np.stack(waves, axis=-1)).astype(np.uint8))

@@ -51,7 +51,7 @@ def torch_pass(params, features, probabilities, steps, use_attention=True, initi
     logits, labels = [], []
     for _ in range(steps):
         if use_attention:
-            a = {k: x for k, x in p["attend"].items()}
+            a = dict(p["attend"])
             asked = a["project_query"]["kernel"]
             query = h @ asked[:hidden]
             if len(asked) > hidden:

@@ -61,7 +61,7 @@ def test_a_row_without_m_map_has_no_class_activation(tiny_config, images, head):
     ],
 )
 def test_labels_start_where_their_loss_is_at_rest(tiny_config, images, head, path, loss, low, high):
-    _, variables = create(tiny_config, images, **{"head": head, "loss": loss})
+    _, variables = create(tiny_config, images, head=head, loss=loss)
     biases = variables["params"]
     for key in path:
         biases = biases[key]
@@ -92,7 +92,7 @@ def test_only_a_learning_backbone_gets_gradients(tiny_config, images, frozen):
 
 
 def test_a_linear_row_has_no_decoder(tiny_config, images):
-    network, variables = create(tiny_config, images, **{"head": "linear"})
+    network, variables = create(tiny_config, images, head="linear")
     assert "decoder" not in variables["params"]
     assert network.apply(variables, images, emit_most_confident, 3).unrolled is None
 
