@@ -1,6 +1,6 @@
 # make demo   trains and evaluates on the embedded digits in a few minutes on a laptop
 # make test   the fast tests; with SLOW=1 all of them
-# make lint   style, format, and which room may import which
+# make lint   style, format, types, and which room may import which
 #
 # Each makes .venv when there is none. PYTHON names the interpreter for it, 3.11 or later.
 
@@ -25,6 +25,7 @@ test: .venv/.installed-test
 lint: .venv/.installed-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 	.venv/bin/lint-imports
 
 # The stamps are written last, so an interrupted installation is taken up again; a .venv that was
