@@ -126,14 +126,14 @@ def load_split(data_config: Any, name: str) -> Split:
     """Opens one split of the data set that a config names.
 
     Args:
-        data_config: a ConfigDict with the fields `name`, `path`, `drop_unlabelled`,
-            `validation_fraction`, `test_fraction`, `split_seed`, `on_missing`, `download`, for a
-            folder `separator`, for VOC `difficult`, and for NUS-WIDE `protocol` and `train_list`.
-        name: 'train', 'validation' (held out of the training data) or 'test'.
+      data_config: a ConfigDict with the fields `name`, `path`, `drop_unlabelled`,
+        `validation_fraction`, `test_fraction`, `split_seed`, `on_missing`, `download`, for a
+        folder `separator`, for VOC `difficult`, and for NUS-WIDE `protocol` and `train_list`.
+      name: 'train', 'validation' (held out of the training data) or 'test'.
 
     Raises:
-        UserError: an unknown data set or split, data that is missing or malformed, or a split
-            that holds no image or no label.
+      UserError: an unknown data set or split, data that is missing or malformed, or a split
+        that holds no image or no label.
     """
     if data_config.name not in READERS:
         raise UserError(

@@ -61,11 +61,11 @@ class PixelBoxes(Sequence[np.ndarray]):
     images alone: training asks for none.
 
     Args:
-        source: the annotation file, for warnings.
-        objects: of each image float[n,5]: the column of the label, then left, top, right, bottom
-            in pixels.
-        sizes: int[N,2], the (width, height) that the annotation file states; 0 where it does not.
-        paths: of the images.
+      source: the annotation file, for warnings.
+      objects: of each image float[n,5]: the column of the label, then left, top, right, bottom
+        in pixels.
+      sizes: int[N,2], the (width, height) that the annotation file states; 0 where it does not.
+      paths: of the images.
     """
 
     def __init__(
@@ -181,10 +181,10 @@ def _meaning(objects: np.ndarray, size: tuple[int, int], picture: _Picture | Non
     """Of which picture an image's boxes are, by the size that the annotation file states for it.
 
     Returns:
-        'plain', of a picture that nothing turns; 'upright' or 'stored', of the one after or before
-        EXIF turns it; 'either' of these, by their sizes; of a picture with exchanged sides:
-        'in_picture' if the boxes have room in the picture only, 'in_file' if in the stated size
-        only, else 'exchanged'; 'unknown', of another picture.
+      'plain', of a picture that nothing turns; 'upright' or 'stored', of the one after or before
+      EXIF turns it; 'either' of these, by their sizes; of a picture with exchanged sides:
+      'in_picture' if the boxes have room in the picture only, 'in_file' if in the stated size
+      only, else 'exchanged'; 'unknown', of another picture.
     """
     if picture is None:
         return "plain" if all(size) else "unknown"

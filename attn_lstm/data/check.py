@@ -54,11 +54,11 @@ def read(path: str | os.PathLike[str], separator: str = "") -> tuple[Table, str]
     """What lies in a folder, and the `data.name` of the reader that takes it.
 
     Args:
-        path: of the folder.
-        separator: as `data.separator`, of a label file.
+      path: of the folder.
+      separator: as `data.separator`, of a label file.
 
     Raises:
-        UserError: a mistake in the path or a label file.
+      UserError: a mistake in the path or a label file.
     """
     root = Path(path)
     if any(os.path.isfile(root / name) for name in folder.LABEL_FILES):
@@ -81,9 +81,9 @@ def describe_labels(labels: Table, rows: Mapping[str, np.ndarray], reader: str =
     """What the label file holds, as text.
 
     Args:
-        labels: N images, C labels.
-        rows: the rows of each split, int64, as `divide` gives them.
-        reader: the `data.name` that reads it.
+      labels: N images, C labels.
+      rows: the rows of each split, int64, as `divide` gives them.
+      reader: the `data.name` that reads it.
     """
     names = labels.label_names
     whole = count_labels(names, labels.labels)
@@ -130,11 +130,11 @@ class Findings(NamedTuple):
     """What the files are like; every image by its path from the folder.
 
     Attributes:
-        missing: listed in the label file, but not there.
-        broken: (image, why it does not decode).
-        duplicates: images with the same bytes that stand in more than one split, as a group of
-            (image, split).
-        unlisted: images in the folder that the label file does not list.
+      missing: listed in the label file, but not there.
+      broken: (image, why it does not decode).
+      duplicates: images with the same bytes that stand in more than one split, as a group of
+        (image, split).
+      unlisted: images in the folder that the label file does not list.
     """
 
     missing: tuple[str, ...]
@@ -147,9 +147,9 @@ def examine(root: str | os.PathLike[str], paths: Sequence[str], splits: Sequence
     """Reads and decodes every image, several at a time.
 
     Args:
-        root: the folder.
-        paths: N, as in `Table`.
-        splits: of each of them.
+      root: the folder.
+      paths: N, as in `Table`.
+      splits: of each of them.
     """
     places = locate(root, paths)
     there = {
@@ -241,7 +241,7 @@ def check(path: str, separator: str = "") -> int:
     """Prints the report on a folder; returns the exit code. The arguments are those of `read`.
 
     Raises:
-        UserError: a mistake in the path or the label file.
+      UserError: a mistake in the path or the label file.
     """
     table, reader = read(path, separator)
     rows = divide(table.splits, len(table.paths))

@@ -41,7 +41,7 @@ def read(root: Path) -> Table | None:
     """The table of a folder, or None where its images do not all lie in folders of labels.
 
     Raises:
-        UserError: a folder that may not be listed.
+      UserError: a folder that may not be listed.
     """
     top = _folders(root)
     parts = {name: SPLIT_NAMES.get(name.lower()) for name in top}

@@ -106,21 +106,21 @@ def load_coco_split(
     """Opens a split of COCO, or of a data set in its format.
 
     Args:
-        path: a folder in one of the layouts above, or one that holds TFDS' `coco/2014`. Only what
-            belongs to the asked split is read.
-        split: 'train', 'validation' or 'test'.
-        drop_unlabelled: whether to leave out the images without any label.
-        validation_fraction: the part of the training images that is held out as 'validation',
-            unless there are files for validation and for testing.
-        test_fraction: the part of all images that is for testing, of a single undivided file.
-        split_seed: which images are held out as 'validation': the same whether unlabelled ones are
-            dropped or not.
-        on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
-            and left out ('skip').
-        download: whether to let TFDS download and prepare COCO where there is no data set.
+      path: a folder in one of the layouts above, or one that holds TFDS' `coco/2014`. Only what
+        belongs to the asked split is read.
+      split: 'train', 'validation' or 'test'.
+      drop_unlabelled: whether to leave out the images without any label.
+      validation_fraction: the part of the training images that is held out as 'validation',
+        unless there are files for validation and for testing.
+      test_fraction: the part of all images that is for testing, of a single undivided file.
+      split_seed: which images are held out as 'validation': the same whether unlabelled ones are
+        dropped or not.
+      on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
+        and left out ('skip').
+      download: whether to let TFDS download and prepare COCO where there is no data set.
 
     Raises:
-        UserError: anything missing or malformed, with the remedy.
+      UserError: anything missing or malformed, with the remedy.
     """
     check_choice("split of coco", split, SPLITS)
     if not path:
@@ -197,7 +197,7 @@ def find_parts(root: Path) -> dict[str, Path]:
     """The annotation files of a folder by part: names of `SPLITS`, or '' for one that names none.
 
     Raises:
-        UserError: several files for one part.
+      UserError: several files for one part.
     """
     year = coco_year(root)
     if year is not None:
@@ -260,12 +260,12 @@ def read_part(annotations: Path, role: str | None, year: int | None) -> Table:
     """One annotation file as a table.
 
     Args:
-        annotations: the file.
-        role: the split that all its rows are marked for; None for none.
-        year: of COCO itself, whose images are known by their ids; None for another data set.
+      annotations: the file.
+      role: the split that all its rows are marked for; None for none.
+      year: of COCO itself, whose images are known by their ids; None for another data set.
 
     Raises:
-        UserError: a file that cannot be read or is malformed, or whose images are nowhere.
+      UserError: a file that cannot be read or is malformed, or whose images are nowhere.
     """
     instances = read_instances(annotations)
     if instances.file_names and instances.folder is None:
@@ -324,12 +324,12 @@ class Instances(NamedTuple):
     """What an annotation file says: N images sorted by id, C categories sorted by id.
 
     Attributes:
-        label_names: C names.
-        image_ids: N ids.
-        file_names: N paths, inside of the folder of the images.
-        labels: bool[N,C].
-        boxes: as in `Split`; None unless all annotations have one.
-        folder: that of the images; None where none of them is found.
+      label_names: C names.
+      image_ids: N ids.
+      file_names: N paths, inside of the folder of the images.
+      labels: bool[N,C].
+      boxes: as in `Split`; None unless all annotations have one.
+      folder: that of the images; None where none of them is found.
     """
 
     label_names: tuple[str, ...]
@@ -344,7 +344,7 @@ def read_instances(path: str | os.PathLike[str]) -> Instances:
     """Reads and checks an annotation file in COCO's format; annotations may lack `bbox`.
 
     Raises:
-        UserError: a file that cannot be read, is not JSON or not COCO's instances.
+      UserError: a file that cannot be read, is not JSON or not COCO's instances.
     """
     try:
         content = json.loads(Path(path).read_bytes())

@@ -48,13 +48,13 @@ def load_digits_split(path: str | None, split: str) -> Split:
     """Opens a split of the digit scenes; prepares the data set first where it is missing.
 
     Args:
-        path: the folder that holds TFDS data sets; None or '' for TFDS' own (`TFDS_DATA_DIR`,
-            else `~/tensorflow_datasets`).
-        split: 'train' (8,000 scenes), 'validation' (1,000) or 'test' (2,000). They share no
-            handwritten sample.
+      path: the folder that holds TFDS data sets; None or '' for TFDS' own (`TFDS_DATA_DIR`,
+        else `~/tensorflow_datasets`).
+      split: 'train' (8,000 scenes), 'validation' (1,000) or 'test' (2,000). They share no
+        handwritten sample.
 
     Raises:
-        UserError: an unknown split, or a folder that cannot be written.
+      UserError: an unknown split, or a folder that cannot be written.
     """
     if split not in SCENES:
         raise UserError(f"digits has no split {split!r}: choose from {', '.join(SCENES)}")
@@ -162,10 +162,10 @@ def sample_pools(digits: np.ndarray) -> dict[str, list[np.ndarray]]:
     """Divides the samples among the splits, stratified by digit.
 
     Args:
-        digits: int64[n], the digit of each sample.
+      digits: int64[n], the digit of each sample.
 
     Returns:
-        For each split, for each digit, the rows of its samples.
+      For each split, for each digit, the rows of its samples.
     """
     rng = np.random.Generator(np.random.PCG64(_SEED))
     ends = np.cumsum(list(SAMPLE_SHARES.values()))[:-1]
@@ -194,12 +194,12 @@ def draw_scene(
     """One scene.
 
     Args:
-        images: float32[n,8,8], ink between 0 and 1.
-        pools: for each digit the rows of `images` to draw from.
-        rng: the source of everything random.
+      images: float32[n,8,8], ink between 0 and 1.
+      pools: for each digit the rows of `images` to draw from.
+      rng: the source of everything random.
 
     Returns:
-        The canvas, uint8[64,64,3], and its objects as TFDS features.
+      The canvas, uint8[64,64,3], and its objects as TFDS features.
     """
     labels = draw_labels(rng)
     low, high = np.log(HEIGHTS)

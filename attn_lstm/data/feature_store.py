@@ -50,11 +50,11 @@ class FeatureStore:
     """One view of every image of a split.
 
     Attributes:
-        folder: where it lies; hosts that share a store see the same folder.
-        rows: N, images of the split.
-        shape: (K, D) of the features of an image.
-        dtype: 'float16' or 'float32'.
-        shard_rows: rows in each shard but the last.
+      folder: where it lies; hosts that share a store see the same folder.
+      rows: N, images of the split.
+      shape: (K, D) of the features of an image.
+      dtype: 'float16' or 'float32'.
+      shard_rows: rows in each shard but the last.
     """
 
     folder: Path
@@ -85,7 +85,7 @@ class FeatureStore:
         """The shards that are not there yet.
 
         Raises:
-            UserError: a shard is damaged.
+          UserError: a shard is damaged.
         """
         paths = {shard: self.path(shard) for shard in range(self.shards)}
         missing = [shard for shard, path in paths.items() if not path.exists()]
@@ -104,7 +104,7 @@ class FeatureStore:
         """Writes the whole of a shard: [K,D] for each of its rows, None where there is no image.
 
         Raises:
-            UserError: the folder cannot be written, or its disk is full.
+          UserError: the folder cannot be written, or its disk is full.
         """
         if len(features) != len(self.rows_of(shard)):
             raise ValueError(f"{len(features)} features for the rows {self.rows_of(shard)}")
@@ -125,7 +125,7 @@ class FeatureStore:
         """int64[B] -> [B,K,D], bool[B]: zeros and False for row -1 and where there is no image.
 
         Raises:
-            UserError: a shard is damaged.
+          UserError: a shard is damaged.
         """
         features = np.zeros((len(rows), *self.shape), self.dtype)
         good = np.zeros(len(rows), bool)
@@ -179,12 +179,12 @@ def open_store(root: Path, key: Mapping[str, Any]) -> FeatureStore:
     """The store of a key, whatever it holds so far; its folder is made when missing.
 
     Args:
-        root: holds the stores.
-        key: all that the features depend on, in JSON's types; in it 'images' N, 'shape' [K, D],
-            'dtype' and 'shard_rows'.
+      root: holds the stores.
+      key: all that the features depend on, in JSON's types; in it 'images' N, 'shape' [K, D],
+        'dtype' and 'shard_rows'.
 
     Raises:
-        UserError: the folder cannot be written, or it holds another key.
+      UserError: the folder cannot be written, or it holds another key.
     """
     text = json.dumps(key, indent=1, sort_keys=True) + "\n"
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -243,13 +243,13 @@ def feature_train_batches(
     `Batch.inputs` is [B,K,D] in the type of the stores.
 
     Args:
-        split: N examples.
-        stores: complete, one a view; epoch e takes the features of view e % len(stores).
-        batch_size, seed, start_step, on_bad_image, process_index, process_count: as there; of
-            'error' and 'skip' only the latter goes on where a store has no features of an image.
+      split: N examples.
+      stores: complete, one a view; epoch e takes the features of view e % len(stores).
+      batch_size, seed, start_step, on_bad_image, process_index, process_count: as there; of
+        'error' and 'skip' only the latter goes on where a store has no features of an image.
 
     Raises:
-        UserError: as there, or, from `next`, a shard is damaged.
+      UserError: as there, or, from `next`, a shard is damaged.
     """
     part = host_rows(batch_size, process_index, process_count)
     order = training_parts(len(split), batch_size, seed, start_step, part)

@@ -79,7 +79,7 @@ def as_utf8(content: bytes) -> bytes:
     """A text as UTF-8 without a byte order mark, whichever of UTF-8, 16 and 32 the mark says.
 
     Raises:
-        UnicodeDecodeError: it is not what its mark says.
+      UnicodeDecodeError: it is not what its mark says.
     """
     for mark, encoding in _MARKS:
         if content.startswith(mark):
@@ -91,7 +91,7 @@ def empty_table(images: int, labels: int) -> np.ndarray:
     """bool[N,C] of False for N images and C labels.
 
     Raises:
-        ValueError: a table that is larger than any data set's.
+      ValueError: a table that is larger than any data set's.
     """
     if images * labels > _MOST_CELLS:
         raise ValueError(
@@ -107,7 +107,7 @@ def names_in(folder: AnyStr | os.PathLike[AnyStr]) -> dict[AnyStr, bool]:
     Empty where there is no folder. Pipes and devices are left out: reading one may never end.
 
     Raises:
-        UserError: a folder that may not be listed.
+      UserError: a folder that may not be listed.
     """
     try:
         with os.scandir(folder) as entries:
@@ -173,11 +173,11 @@ def locate(root: str | os.PathLike[str], names: Sequence[str]) -> list[str | Non
     takes minutes on a network disk.
 
     Args:
-        root: the folder.
-        names: N relative paths.
+      root: the folder.
+      names: N relative paths.
 
     Raises:
-        UserError: a folder that may not be listed.
+      UserError: a folder that may not be listed.
     """
 
     @functools.cache

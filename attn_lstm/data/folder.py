@@ -80,20 +80,20 @@ def load_folder_split(
     `drop_unlabelled`.
 
     Args:
-        path: the folder. Only the images of the asked split need be there.
-        split: 'train', 'validation' or 'test'.
-        drop_unlabelled: whether to leave out the images without any label.
-        validation_fraction: the part of the training rows that is held out as 'validation', unless
-            the file marks rows for it.
-        test_fraction: the part of all rows that is for testing, unless the file names splits.
-        split_seed: which rows are held out as 'validation'; without influence on 'test'.
-        on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
-            and left out ('skip').
-        separator: what joins labels in one cell, see `separators`; '' for bars, and for asking
-            where they look joined by something else.
+      path: the folder. Only the images of the asked split need be there.
+      split: 'train', 'validation' or 'test'.
+      drop_unlabelled: whether to leave out the images without any label.
+      validation_fraction: the part of the training rows that is held out as 'validation', unless
+        the file marks rows for it.
+      test_fraction: the part of all rows that is for testing, unless the file names splits.
+      split_seed: which rows are held out as 'validation'; without influence on 'test'.
+      on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
+        and left out ('skip').
+      separator: what joins labels in one cell, see `separators`; '' for bars, and for asking
+        where they look joined by something else.
 
     Raises:
-        UserError: anything missing or malformed, with the remedy.
+      UserError: anything missing or malformed, with the remedy.
     """
     check_choice("split of folder", split, SPLITS)
     check_choice("data.on_missing of folder", on_missing, ON_MISSING)
@@ -131,8 +131,8 @@ def read_labels(path: str | os.PathLike[str], separator: str = "") -> Table:
     The separator is that of `load_folder_split`.
 
     Raises:
-        UserError: neither, two label files, one that is malformed, with the line, or one whose
-            labels look joined by something else than bars.
+      UserError: neither, two label files, one that is malformed, with the line, or one whose
+        labels look joined by something else than bars.
     """
     root = Path(path)
     if not os.path.isdir(root):

@@ -37,15 +37,15 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The first picture of a JPEG, PNG, BMP, GIF or WebP file, as `to_rgb` shows it.
 
     Args:
-        content: the whole file.
-        max_pixels: height times width at most, at most `MOST_PIXELS`. A larger image is refused by
-            its header, before there is room made for its pixels.
+      content: the whole file.
+      max_pixels: height times width at most, at most `MOST_PIXELS`. A larger image is refused by
+        its header, before there is room made for its pixels.
 
     Returns:
-        uint8[h,w,3], RGB.
+      uint8[h,w,3], RGB.
 
     Raises:
-        ValueError: no such image, a damaged one, or too large a one; its message is one line.
+      ValueError: no such image, a damaged one, or too large a one; its message is one line.
     """
     try:
         with Image.open(io.BytesIO(_without_notes(content)), formats=FORMATS) as image:
@@ -100,8 +100,8 @@ def read_header(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     (upright) to 8; those from 5 on exchange the sides.
 
     Raises:
-        ValueError: not such a file as `decode` takes.
-        OSError: it cannot be read.
+      ValueError: not such a file as `decode` takes.
+      OSError: it cannot be read.
     """
     try:
         with open(path, "rb") as file:

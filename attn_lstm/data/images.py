@@ -24,7 +24,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = image_file.MAX_PI
     """A file as uint8[h,w,3], RGB; `preprocess.decode` says which and how.
 
     Raises:
-        UserError: the file cannot be read or decoded.
+      UserError: the file cannot be read or decoded.
     """
     try:
         return preprocess.decode(Path(path).read_bytes(), max_pixels).numpy()
@@ -40,13 +40,13 @@ def as_pixels(image: ImageLike, name: str, max_pixels: int = image_file.MAX_PIXE
     """A file, an array or a Pillow image as uint8[h,w,3], RGB.
 
     Args:
-        image: a path; uint8[h,w,3] in RGB or uint8[h,w], grey; or a Pillow image, which is taken
-            as its file would be: turned upright, and without transparency.
-        name: what messages call it, unless it is a path.
-        max_pixels: of a file; see `preprocess.decode`.
+      image: a path; uint8[h,w,3] in RGB or uint8[h,w], grey; or a Pillow image, which is taken
+        as its file would be: turned upright, and without transparency.
+      name: what messages call it, unless it is a path.
+      max_pixels: of a file; see `preprocess.decode`.
 
     Raises:
-        UserError: naming an image that is none of these, or cannot be read.
+      UserError: naming an image that is none of these, or cannot be read.
     """
     if isinstance(image, str | os.PathLike):
         return read_image(image, max_pixels)

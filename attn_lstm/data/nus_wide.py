@@ -74,19 +74,19 @@ def load_nus_wide_split(
     the protocol 'paper', on `drop_unlabelled`.
 
     Args:
-        path: the folder in the official layout. Only the images of the asked split need be there.
-        split: 'train', 'validation' or 'test'.
-        protocol: 'paper', 'official' or 'list'; see above.
-        drop_unlabelled: whether to leave out the images without any label; 'paper' always does.
-        validation_fraction: the part of the training images that is held out as 'validation'.
-        split_seed: which part. It has no influence on what is for testing.
-        train_list: with 'list' the file of training images, one path a line as in Imagelist.txt;
-            with 'paper' where to keep the drawn list, if not in ImageList/.
-        on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
-            and left out ('skip').
+      path: the folder in the official layout. Only the images of the asked split need be there.
+      split: 'train', 'validation' or 'test'.
+      protocol: 'paper', 'official' or 'list'; see above.
+      drop_unlabelled: whether to leave out the images without any label; 'paper' always does.
+      validation_fraction: the part of the training images that is held out as 'validation'.
+      split_seed: which part. It has no influence on what is for testing.
+      train_list: with 'list' the file of training images, one path a line as in Imagelist.txt;
+        with 'paper' where to keep the drawn list, if not in ImageList/.
+      on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
+        and left out ('skip').
 
     Raises:
-        UserError: anything missing or malformed, with the remedy.
+      UserError: anything missing or malformed, with the remedy.
     """
     _check_choice("split", split, SPLITS)
     _check_choice("data.protocol", protocol, PROTOCOLS)
@@ -171,7 +171,7 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
     """Reads and checks the lists and AllLabels of a folder in the official layout; no images.
 
     Raises:
-        UserError: a file that is missing or malformed, with its line.
+      UserError: a file that is missing or malformed, with its line.
     """
     root = Path(path)
     image_list = root / "ImageList" / "Imagelist.txt"
@@ -229,11 +229,11 @@ def read_image_list(path: str | os.PathLike[str]) -> list[str]:
     """Reads a list of image paths: one a line, with backslashes or slashes.
 
     Returns:
-        The paths with slashes, in the order of the file, each once.
+      The paths with slashes, in the order of the file, each once.
 
     Raises:
-        UserError: a file that cannot be read, a line that is empty, leaves the image folder or
-            repeats another.
+      UserError: a file that cannot be read, a line that is empty, leaves the image folder or
+        repeats another.
     """
     names = [line.replace("\\", "/") for line in _lines(Path(path))]
     seen: set[str] = set()
@@ -277,10 +277,10 @@ def read_column(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a file of AllLabels: zeros and ones, one a line.
 
     Returns:
-        bool[N], in the order of the file.
+      bool[N], in the order of the file.
 
     Raises:
-        UserError: a file that cannot be read, or any other token, with its line.
+      UserError: a file that cannot be read, or any other token, with its line.
     """
     content = _read(Path(path))
     characters = np.frombuffer(content, np.uint8)
@@ -402,11 +402,11 @@ def find_images(root: str | os.PathLike[str], image_ids: Sequence[str]) -> list[
     Each folder is listed once: asking for each of 269,648 files takes minutes on a network disk.
 
     Args:
-        root: the data set's folder.
-        image_ids: N paths as `read_image_list` gives them.
+      root: the data set's folder.
+      image_ids: N paths as `read_image_list` gives them.
 
     Returns:
-        N paths relative to `root`, in the bytes of the disk; None where there is no such image.
+      N paths relative to `root`, in the bytes of the disk; None where there is no such image.
     """
     top = os.fsencode(root)
 

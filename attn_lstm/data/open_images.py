@@ -48,17 +48,17 @@ def load_open_images_split(
     """Opens a split of Open Images.
 
     Args:
-        path: the folder, see above.
-        split: 'train', 'validation' or 'test'.
-        drop_unlabelled: whether to leave out the images without any label.
-        validation_fraction: the part of the training images that is held out as 'validation',
-            unless there are files for validation and for testing.
-        split_seed: which images are held out.
-        on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
-            and left out ('skip').
+      path: the folder, see above.
+      split: 'train', 'validation' or 'test'.
+      drop_unlabelled: whether to leave out the images without any label.
+      validation_fraction: the part of the training images that is held out as 'validation',
+        unless there are files for validation and for testing.
+      split_seed: which images are held out.
+      on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
+        and left out ('skip').
 
     Raises:
-        UserError: anything missing or malformed, with the remedy.
+      UserError: anything missing or malformed, with the remedy.
     """
     check_choice("split of open_images", split, SPLITS)
     if not path:
@@ -84,7 +84,7 @@ def read(path: str | os.PathLike[str]) -> Table | None:
     """All parts of a folder; None where there is none.
 
     Raises:
-        UserError: a file that cannot be read or is malformed, with its line.
+      UserError: a file that cannot be read or is malformed, with its line.
     """
     root = Path(path)
     files = {part: file for file in _files(root, _LABELS) if (part := _part(file, root))}

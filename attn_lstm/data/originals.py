@@ -17,12 +17,12 @@ def read_originals(split: Split, rows: Iterable[int], max_pixels: int) -> Iterat
     """uint8[h,w,3] of each of the rows, each of its own size, one at a time.
 
     Args:
-        split: whose images.
-        rows: of the split.
-        max_pixels: as in `preprocess.decode`.
+      split: whose images.
+      rows: of the split.
+      max_pixels: as in `preprocess.decode`.
 
     Raises:
-        UserError: from `next`, for an image that cannot be read or decoded.
+      UserError: from `next`, for an image that cannot be read or decoded.
     """
     return (_read(split, int(row), max_pixels) for row in rows)
 

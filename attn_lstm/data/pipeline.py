@@ -36,12 +36,12 @@ class Augment:
     """How training images are changed at random; everything is off unless asked for.
 
     Attributes:
-        flip: mirror left to right, half of the time.
-        crop_scale: (least, most) part of the image's area that a random crop of aspect ratio 3/4
-            to 4/3 keeps, in place of the resize rule; None for no random crop.
-        randaugment_layers: RandAugment operations on each image; 0 for none.
-        randaugment_magnitude: their strength, 0 to 30.
-        cutout: side in pixels of a square that is blanked; 0 for none.
+      flip: mirror left to right, half of the time.
+      crop_scale: (least, most) part of the image's area that a random crop of aspect ratio 3/4
+        to 4/3 keeps, in place of the resize rule; None for no random crop.
+      randaugment_layers: RandAugment operations on each image; 0 for none.
+      randaugment_magnitude: their strength, 0 to 30.
+      cutout: side in pixels of a square that is blanked; 0 for none.
     """
 
     flip: bool = False
@@ -93,7 +93,7 @@ def host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
     """The contiguous part of each global batch that host `process_index` holds.
 
     Raises:
-        UserError: a batch size that is not a positive multiple of the number of hosts.
+      UserError: a batch size that is not a positive multiple of the number of hosts.
     """
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
@@ -245,11 +245,11 @@ def _batches(
     """Elements (row, epoch) -> batches of (image, labels, mask, row).
 
     Args:
-        rows: elements (row int64[], epoch int64[]); row -1 for padding.
-        split: where the rows lie.
-        batch_size: of this host.
-        on_bad_image: 'error' or 'skip'.
-        view: what becomes of an image.
+      rows: elements (row int64[], epoch int64[]); row -1 for padding.
+      split: where the rows lie.
+      batch_size: of this host.
+      on_bad_image: 'error' or 'skip'.
+      view: what becomes of an image.
     """
     # A tensor outside of the graph: referred to, not copied into it.
     labels = tf.constant(split.labels)
@@ -307,17 +307,17 @@ class Batches(Iterator[Batch]):
     """Iterates over the batches of one host.
 
     Args:
-        batches: the fields of each `Batch`.
-        split: whose rows they are.
-        on_bad_image: 'error' or 'skip'.
-        diagnose: says why there is no image for a row, in one line.
+      batches: the fields of each `Batch`.
+      split: whose rows they are.
+      on_bad_image: 'error' or 'skip'.
+      diagnose: says why there is no image for a row, in one line.
 
     Attributes:
-        bad: row of the split -> what is wrong with its image, for every image seen so far that
-            could not be read or decoded (always empty under 'error').
+      bad: row of the split -> what is wrong with its image, for every image seen so far that
+        could not be read or decoded (always empty under 'error').
 
     Raises:
-        UserError: from `next`, under 'error', when an image cannot be read or decoded.
+      UserError: from `next`, under 'error', when an image cannot be read or decoded.
     """
 
     def __init__(
@@ -407,21 +407,21 @@ def train_batches(
     """An endless sequence of this host's part of the global training batches.
 
     Args:
-        split: N examples.
-        batch_size: examples in a global batch; each host yields batch_size / process_count.
-        image_size: height and width of the images, in pixels.
-        resize: a rule of `preprocess.RESIZE_RULES`, unless `augment` crops at random.
-        augment: the random changes.
-        seed: of the order and of the augmentation, 0 to 2^31 - 1.
-        start_step: the first batch to yield, at no cost whatever it is.
-        on_bad_image: 'error' raises a `UserError` that names an image that cannot be decoded;
-            'skip' masks it, in every batch alike, and logs it once.
-        process_index: this host's.
-        process_count: the number of hosts.
-        max_pixels: an image with more of them counts as one that cannot be decoded.
+      split: N examples.
+      batch_size: examples in a global batch; each host yields batch_size / process_count.
+      image_size: height and width of the images, in pixels.
+      resize: a rule of `preprocess.RESIZE_RULES`, unless `augment` crops at random.
+      augment: the random changes.
+      seed: of the order and of the augmentation, 0 to 2^31 - 1.
+      start_step: the first batch to yield, at no cost whatever it is.
+      on_bad_image: 'error' raises a `UserError` that names an image that cannot be decoded;
+        'skip' masks it, in every batch alike, and logs it once.
+      process_index: this host's.
+      process_count: the number of hosts.
+      max_pixels: an image with more of them counts as one that cannot be decoded.
 
     Raises:
-        UserError: an argument outside of what is stated here, or a split without images.
+      UserError: an argument outside of what is stated here, or a split without images.
     """
     _check(split, image_size, resize, seed)
     part = host_rows(batch_size, process_index, process_count)

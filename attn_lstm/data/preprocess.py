@@ -36,12 +36,12 @@ def decode(encoded: tf.Tensor, max_pixels: int = image_file.MAX_PIXELS) -> tf.Te
     The picture is that of `image_file.decode`: upright, and without transparency.
 
     Args:
-        encoded: the whole file.
-        max_pixels: height times width at most, at most `image_file.MOST_PIXELS`; checked in the
-            header, before there is room made for the pixels.
+      encoded: the whole file.
+      max_pixels: height times width at most, at most `image_file.MOST_PIXELS`; checked in the
+        header, before there is room made for the pixels.
 
     Raises:
-        tf.errors.InvalidArgumentError: not such an image, a damaged one, or too large a one.
+      tf.errors.InvalidArgumentError: not such an image, a damaged one, or too large a one.
     """
 
     def jpeg(size: tf.Tensor) -> tf.Tensor:
@@ -59,9 +59,9 @@ def _decode(
     """string[] -> uint8[h,w,3].
 
     Args:
-        encoded: see `decode`, and for `max_pixels`.
-        jpeg: what decodes a plain JPEG of size int64[3], (height, width, channels).
-        rest: what is to be done with the decoded picture of every other file.
+      encoded: see `decode`, and for `max_pixels`.
+      jpeg: what decodes a plain JPEG of size int64[3], (height, width, channels).
+      rest: what is to be done with the decoded picture of every other file.
     """
     encoded = tf.convert_to_tensor(encoded)
     is_jpeg = tf.strings.substr(encoded, 0, len(_JPEG)) == _JPEG
@@ -161,14 +161,14 @@ def resize(image: tf.Tensor, size: int, rule: str) -> tf.Tensor:
     """uint8[h,w,3] -> uint8[size,size,3], bilinear with antialiasing.
 
     Args:
-        image: the decoded image.
-        size: height and width of the result in pixels.
-        rule: 'squash' changes the aspect ratio; 'crop' scales the shorter side to
-            round(size / `CROP_RATIO`) pixels and keeps the centre; 'pad' scales the longer side to
-            `size` and centres the image between zeros.
+      image: the decoded image.
+      size: height and width of the result in pixels.
+      rule: 'squash' changes the aspect ratio; 'crop' scales the shorter side to
+        round(size / `CROP_RATIO`) pixels and keeps the centre; 'pad' scales the longer side to
+        `size` and centres the image between zeros.
 
     Raises:
-        KeyError: a rule that is not in `RESIZE_RULES`.
+      KeyError: a rule that is not in `RESIZE_RULES`.
     """
     return tf.ensure_shape(RESIZE_RULES[rule](image, size), [size, size, 3])
 
@@ -196,13 +196,13 @@ def decode_random_crop(
     indistinguishable from plain resampling (`reducing_gap` of `Image.thumbnail`).
 
     Args:
-        encoded: as in `decode`, which also says what is raised.
-        seed: int32[2].
-        size: height and width of the result in pixels.
-        scale: least and most part of the image's area that the box covers.
-        ratio: least and most width / height of the box. When no such box fits after ten tries,
-            it is the whole image.
-        max_pixels: as in `decode`.
+      encoded: as in `decode`, which also says what is raised.
+      seed: int32[2].
+      size: height and width of the result in pixels.
+      scale: least and most part of the image's area that the box covers.
+      ratio: least and most width / height of the box. When no such box fits after ten tries,
+        it is the whole image.
+      max_pixels: as in `decode`.
     """
 
     def jpeg(shape: tf.Tensor) -> tf.Tensor:
@@ -346,8 +346,8 @@ def affine(image: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     The nearest pixel is taken, and grey where there is none.
 
     Args:
-        image: the image.
-        matrix: float32[6], (a, b, c, d, e, f); x counts columns, y rows, from the upper left.
+      image: the image.
+      matrix: float32[6], (a, b, c, d, e, f); x counts columns, y rows, from the upper left.
     """
     transform = tf.concat([tf.cast(matrix, tf.float32), [0.0, 0.0]], axis=0)[None]
     moved = tf.raw_ops.ImageProjectiveTransformV3(
@@ -426,10 +426,10 @@ def randaugment(image: tf.Tensor, seed: tf.Tensor, num_layers: int, magnitude: f
     """uint8[h,w,3] -> uint8[h,w,3]: RandAugment (Cubuk et al., 2020).
 
     Args:
-        image: the image.
-        seed: int32[2].
-        num_layers: how many operations are applied, each drawn from `RANDAUGMENT_OPS` anew.
-        magnitude: their common strength, 0 to `MAX_MAGNITUDE`; the direction is random.
+      image: the image.
+      seed: int32[2].
+      num_layers: how many operations are applied, each drawn from `RANDAUGMENT_OPS` anew.
+      magnitude: their common strength, 0 to `MAX_MAGNITUDE`; the direction is random.
     """
     strength = magnitude / MAX_MAGNITUDE
     for layer_seed in tf.unstack(tf.random.split(seed, num_layers)):

@@ -39,7 +39,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
     """Downloads and prepares a data set; TFDS' reports go to stderr.
 
     Raises:
-        OSError: the folder cannot be written, or a download failed.
+      OSError: the folder cannot be written, or a download failed.
     """
     with contextlib.redirect_stdout(sys.stderr):
         builder.download_and_prepare()
@@ -50,7 +50,7 @@ def damage_named(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Turns whatever goes wrong in files of TFDS under `folder` into a `UserError` with the remedy.
 
     Raises:
-        NotImplementedError: as TFDS does, for what it cannot read.
+      NotImplementedError: as TFDS does, for what it cannot read.
     """
     try:
         yield
@@ -74,14 +74,14 @@ def load_records(
     a file beside the folder of the data set's version.
 
     Args:
-        builder: prepared, in a format with random access (ArrayRecord).
-        records: the name that TFDS gives to the split.
-        dataset: `Split.dataset`.
-        name: `Split.name`.
+      builder: prepared, in a format with random access (ArrayRecord).
+      records: the name that TFDS gives to the split.
+      dataset: `Split.dataset`.
+      name: `Split.name`.
 
     Raises:
-        UserError: files of the data set are missing or damaged.
-        NotImplementedError: from TFDS, for a format without random access.
+      UserError: files of the data set are missing or damaged.
+      NotImplementedError: from TFDS, for a format without random access.
     """
     with damage_named(builder.data_path):
         data_source = builder.as_data_source(

@@ -30,9 +30,9 @@ def divide(text: str, separator: str) -> list[str]:
     """The labels of a cell; the empty cell has none.
 
     Args:
-        text: the cell.
-        separator: a mark, with or without space around it; space alone, for any run of it; or
-            `LIST`.
+      text: the cell.
+      separator: a mark, with or without space around it; space alone, for any run of it; or
+        `LIST`.
     """
     if separator == LIST:
         inner = text.strip()
@@ -49,7 +49,7 @@ def question(labels: Iterable[str]) -> str | None:
     """What to ask of labels that look joined by something else than bars; None where none does.
 
     Args:
-        labels: as they are, divided at bars alone.
+      labels: as they are, divided at bars alone.
     """
     whole = {label.strip() for label in labels if label.strip()}
     separator = _guess(whole)

@@ -30,11 +30,11 @@ class Batch(NamedTuple):
     """What the pipeline yields; B images of H x W pixels, C labels.
 
     Attributes:
-        inputs: uint8[B,H,W,3], RGB, or from a feature store float[B,K,D] of the images; all zero
-            where `mask` is False.
-        labels: float32[B,C], 0 or 1; all zero for padding.
-        mask: bool[B]; False for padding and for images that could not be decoded.
-        image_id: int32[B]; row of the split (`Split.image_ids[row]` names it), -1 for padding.
+      inputs: uint8[B,H,W,3], RGB, or from a feature store float[B,K,D] of the images; all zero
+        where `mask` is False.
+      labels: float32[B,C], 0 or 1; all zero for padding.
+      mask: bool[B]; False for padding and for images that could not be decoded.
+      image_id: int32[B]; row of the split (`Split.image_ids[row]` names it), -1 for padding.
     """
 
     inputs: np.ndarray
@@ -59,8 +59,8 @@ class FileSource:
     """Images that lie as files under one folder.
 
     Args:
-        root: the folder.
-        relative_paths: one path for each example, relative to `root`.
+      root: the folder.
+      relative_paths: one path for each example, relative to `root`.
     """
 
     def __init__(self, root: str | os.PathLike[str], relative_paths: Sequence[str]) -> None:
@@ -91,9 +91,9 @@ class RecordSource:
     """Images that lie in the records of a TFDS data set with random access (ArrayRecord).
 
     Args:
-        data_source: record i as a serialized `tf.train.Example`: what TFDS builders return from
-            `as_data_source(..., deserialize_method=RAW_BYTES)`.
-        field: the feature that holds the encoded image.
+      data_source: record i as a serialized `tf.train.Example`: what TFDS builders return from
+        `as_data_source(..., deserialize_method=RAW_BYTES)`.
+      field: the feature that holds the encoded image.
     """
 
     def __init__(self, data_source: Sequence[bytes], field: str) -> None:
@@ -146,15 +146,15 @@ class Split:
     """One part of a data set: N images, C labels.
 
     Attributes:
-        dataset: the data set's name, as in the config ('coco', 'digits').
-        name: 'train', 'validation' or 'test'.
-        label_names: C names, in the order of the columns of `labels`.
-        image_ids: N unique names, the same wherever the data set lies.
-        labels: bool[N,C].
-        images: the encoded images, by row.
-        boxes: for each image float32[n,5], one row an object: the column of its label, then
-            top, left, bottom, right relative to the height and width of the image as it is decoded;
-            None if unknown. Of an image whose boxes cannot be placed there are none.
+      dataset: the data set's name, as in the config ('coco', 'digits').
+      name: 'train', 'validation' or 'test'.
+      label_names: C names, in the order of the columns of `labels`.
+      image_ids: N unique names, the same wherever the data set lies.
+      labels: bool[N,C].
+      images: the encoded images, by row.
+      boxes: for each image float32[n,5], one row an object: the column of its label, then
+        top, left, bottom, right relative to the height and width of the image as it is decoded;
+        None if unknown. Of an image whose boxes cannot be placed there are none.
     """
 
     dataset: str
@@ -197,11 +197,11 @@ class Split:
         A label that the split does not know is true for none of its images.
 
         Args:
-            names: C names.
-            origin: what has these labels, for messages: 'the checkpoint'.
+          names: C names.
+          origin: what has these labels, for messages: 'the checkpoint'.
 
         Raises:
-            UserError: an image has a label that is not among them, or the split knows none of them.
+          UserError: an image has a label that is not among them, or the split knows none of them.
         """
         names = tuple(names)
         if names == self.label_names:
@@ -274,15 +274,15 @@ def holdout(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]
     """Divides n examples at random: the first part to train on, the second to validate on.
 
     Args:
-        n: the number of examples, at least 0.
-        fraction: the part to hold out, 0 <= fraction < 1; round(n * fraction) examples.
-        seed: at least 0; the same seed gives the same division.
+      n: the number of examples, at least 0.
+      fraction: the part to hold out, 0 <= fraction < 1; round(n * fraction) examples.
+      seed: at least 0; the same seed gives the same division.
 
     Returns:
-        Two sorted int64 arrays that hold each of 0 .. n - 1 exactly once.
+      Two sorted int64 arrays that hold each of 0 .. n - 1 exactly once.
 
     Raises:
-        UserError: a negative n or seed, or a fraction outside of [0, 1).
+      UserError: a negative n or seed, or a fraction outside of [0, 1).
     """
     if n < 0:
         raise UserError(f"cannot divide {n} examples: give 0 or more")

@@ -31,17 +31,17 @@ def count_labels(label_names: Sequence[str], labels: np.ndarray) -> dict[str, An
     """The label statistics of N images, ready for JSON.
 
     Args:
-        label_names: C names.
-        labels: bool[N,C].
+      label_names: C names.
+      labels: bool[N,C].
 
     Returns:
-        'images', 'labels': N and C; 'unlabelled_images': those without a label.
-        'labels_an_image': {'mean' (None without images), 'max', 'images': how many have 0, 1 …}.
-        'frequencies': of every label {'label', 'rank', 'images', 'share' of all images}, the most
-        frequent first, which has rank 1; of equals the lower column, as the orders of training
-        have it.
-        'pairs': of the labels that are most often on one image {'labels': two names, 'images',
-        'share'}, the most frequent first; at most 10, and none that never occurs.
+      'images', 'labels': N and C; 'unlabelled_images': those without a label.
+      'labels_an_image': {'mean' (None without images), 'max', 'images': how many have 0, 1 …}.
+      'frequencies': of every label {'label', 'rank', 'images', 'share' of all images}, the most
+      frequent first, which has rank 1; of equals the lower column, as the orders of training
+      have it.
+      'pairs': of the labels that are most often on one image {'labels': two names, 'images',
+      'share'}, the most frequent first; at most 10, and none that never occurs.
     """
     images, sizes, counts = len(labels), labels.sum(axis=1), labels.sum(axis=0)
     return {
@@ -84,7 +84,7 @@ def describe(statistics: Sequence[Mapping[str, Any]]) -> str:
     """Several splits of one data set as text.
 
     Args:
-        statistics: of each split, as `label_statistics` gives them.
+      statistics: of each split, as `label_statistics` gives them.
     """
     parts = [
         f"{statistics[0]['dataset']}: {numbered(statistics[0]['labels'], 'label')}",
@@ -105,7 +105,7 @@ def split_table(statistics: Mapping[str, Mapping[str, Any]]) -> str:
     """A line for each part of a data set: images, and labels an image.
 
     Args:
-        statistics: as `count_labels` gives them, by the name of the part.
+      statistics: as `count_labels` gives them, by the name of the part.
     """
     lines = []
     for name, counts in statistics.items():

@@ -51,14 +51,14 @@ class Table:
     """N images in the order of their file, C labels.
 
     Attributes:
-        source: the label file, or the folder of several.
-        root: the folder that holds the images.
-        label_names: C names, in the order of the columns of `labels`.
-        image_ids: N names, unique in a split and the same wherever the data set lies.
-        paths: N paths relative to `root`, as the file writes them.
-        labels: bool[N,C].
-        splits: N names of `SPLITS`, or None where nothing divides the images.
-        boxes: as in `Split`.
+      source: the label file, or the folder of several.
+      root: the folder that holds the images.
+      label_names: C names, in the order of the columns of `labels`.
+      image_ids: N names, unique in a split and the same wherever the data set lies.
+      paths: N paths relative to `root`, as the file writes them.
+      labels: bool[N,C].
+      splits: N names of `SPLITS`, or None where nothing divides the images.
+      boxes: as in `Split`.
     """
 
     source: Path
@@ -107,15 +107,15 @@ def divide(
     """The rows of each split, int64 and sorted; every row is in exactly one.
 
     Args:
-        splits: of each image one of `SPLITS`; None has `test_fraction` of them drawn for testing.
-        images: N.
-        validation_fraction: the part of the training rows that is held out as 'validation', unless
-            rows are marked for it.
-        test_fraction: see `splits`.
-        split_seed: which rows are held out as 'validation'; without influence on 'test'.
+      splits: of each image one of `SPLITS`; None has `test_fraction` of them drawn for testing.
+      images: N.
+      validation_fraction: the part of the training rows that is held out as 'validation', unless
+        rows are marked for it.
+      test_fraction: see `splits`.
+      split_seed: which rows are held out as 'validation'; without influence on 'test'.
 
     Raises:
-        UserError: a fraction outside of [0, 1), or a negative seed.
+      UserError: a fraction outside of [0, 1), or a negative seed.
     """
     if splits is None:
         if not 0 <= test_fraction < 1:
@@ -145,15 +145,15 @@ def split_of(
     `drop_unlabelled`.
 
     Args:
-        table: of all images.
-        dataset, name: as in `Split`.
-        drop_unlabelled: whether to leave out the images without any label.
-        on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
-            and left out ('skip').
-        fractions: the fractions and the seed of `divide`.
+      table: of all images.
+      dataset, name: as in `Split`.
+      drop_unlabelled: whether to leave out the images without any label.
+      on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
+        and left out ('skip').
+      fractions: the fractions and the seed of `divide`.
 
     Raises:
-        UserError: an option out of range, or missing images.
+      UserError: an option out of range, or missing images.
     """
     check_choice(f"split of {dataset}", name, SPLITS)
     check_choice(f"data.on_missing of {dataset}", on_missing, ON_MISSING)

@@ -73,19 +73,19 @@ def load_voc_split(
     """Opens a split of Pascal VOC.
 
     Args:
-        path: the folder, see above.
-        split: 'train', 'validation' or 'test'.
-        difficult: what objects that are marked as difficult are: a 'label' as any other, or
-            'absent'.
-        drop_unlabelled: whether to leave out the images without any label.
-        validation_fraction: the part of the training images that is held out as 'validation'.
-        test_fraction: the part of all images that is for testing, where there are no lists.
-        split_seed: which images are held out.
-        on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
-            and left out ('skip').
+      path: the folder, see above.
+      split: 'train', 'validation' or 'test'.
+      difficult: what objects that are marked as difficult are: a 'label' as any other, or
+        'absent'.
+      drop_unlabelled: whether to leave out the images without any label.
+      validation_fraction: the part of the training images that is held out as 'validation'.
+      test_fraction: the part of all images that is for testing, where there are no lists.
+      split_seed: which images are held out.
+      on_missing: what an image that is listed but not on disk is: an 'error', or counted, logged
+        and left out ('skip').
 
     Raises:
-        UserError: anything missing or malformed, with the remedy.
+      UserError: anything missing or malformed, with the remedy.
     """
     check_choice("split of voc", split, SPLITS)
     if not path:
@@ -106,7 +106,7 @@ def find(path: str | os.PathLike[str]) -> Path | None:
     """The folder of VOC's layout at `path` or below it; None where there is none.
 
     Raises:
-        UserError: several years below it.
+      UserError: several years below it.
     """
     root = Path(path)
     found = [
@@ -126,7 +126,7 @@ def read(path: str | os.PathLike[str], *, difficult: str = "label") -> Table:
     """All images of the lists, or of the annotations where there are no lists.
 
     Raises:
-        UserError: anything missing or malformed, with the remedy.
+      UserError: anything missing or malformed, with the remedy.
     """
     check_choice("data.difficult of voc", difficult, DIFFICULT)
     root = find(path)

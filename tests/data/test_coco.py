@@ -372,12 +372,12 @@ def exported(file: Path, ids, name=lambda i: f"{i}.jpg", at=None, categories=Non
     """An annotation file as tools write it, and its images: image i holds a dog, odd ones a cat.
 
     Args:
-        file: the annotation file.
-        ids: of the images.
-        name: the `file_name` of an image.
-        at: where the image lies from the folder of the file; as `name` says unless given.
-        categories: in COCO's form; a dog and a cat unless given.
-        more: other keys of the file.
+      file: the annotation file.
+      ids: of the images.
+      name: the `file_name` of an image.
+      at: where the image lies from the folder of the file; as `name` says unless given.
+      categories: in COCO's form; a dog and a cat unless given.
+      more: other keys of the file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     categories = categories or [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]
