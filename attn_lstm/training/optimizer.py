@@ -13,13 +13,10 @@ PyTree = Any
 def create_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up, then constant or cosine to zero at `steps`."""
     peak, warmup = config.learning_rate, config.warmup_steps
-    if config.schedule == "cosine":
-        return optax.warmup_cosine_decay_schedule(
-            0.0 if warmup else peak, peak, warmup, max(steps, warmup + 1)
-        )
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup]
-    )
+    # A cosine that falls from the peak to the peak is constant, and that to the last bit: behind 7
+    # steps of optax.warmup_constant_schedule 0.1 is 0.10000001.
+    start, end = 0.0 if warmup else peak, 0.0 if config.schedule == "cosine" else peak
+    return optax.warmup_cosine_decay_schedule(start, peak, warmup, max(steps, warmup + 1), end)
 
 
 def create_optimizer(
