@@ -124,16 +124,9 @@ def _contradictions_of_training(config: ml_collections.ConfigDict, devices: int)
             f"config.train.batch_size={batch} does not divide over {devices} devices; take a "
             f"multiple of {devices}"
         )
-    if config.swa.start_step and config.ema.decay:
+    if config.swa.share and config.ema.decay:
         problems.append(
-            "config.ema.decay and config.swa.start_step each choose what is evaluated; leave one "
-            "at 0"
-        )
-    start, steps = config.swa.start_step, config.train.steps
-    if not (_wrong("swa.start_step", start) or _wrong("train.steps", steps)) and start >= steps:
-        problems.append(
-            f"config.swa.start_step={start} is not below config.train.steps={steps}: nothing would "
-            "be averaged"
+            "config.ema.decay and config.swa.share each choose what is evaluated; leave one at 0"
         )
     head = HEADS.get(config.head)
     learns = head and head.fit == "descent"

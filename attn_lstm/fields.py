@@ -349,12 +349,12 @@ FIELDS: dict[str, Field] = {
         0.999999,
         "moving average of the parameters, which is then what is evaluated and saved; 0: none",
     ),
-    "swa.start_step": Number(
-        0,
-        0,
-        _MANY,
-        "the same with an equal average of the parameters behind this update and every later one "
-        "(Izmailov et al. 2018; best with optimizer.schedule=constant); 0: none",
+    "swa.share": Number(
+        0.0,
+        0.0,
+        1.0,
+        "the same with an equal average of the parameters behind the last updates, this share of "
+        "train.steps (Izmailov et al. 2018; best with optimizer.schedule=constant); 0: none",
     ),
     "cache.views": Number(
         1,

@@ -39,13 +39,15 @@ METHODS: dict[str, Method] = {
     ),
     "mla": Method(
         "Yazici et al. 2020",
-        "true labels assigned to the predicted steps, minimal loss alignment",
-        {"decoder.target": "mla"},
+        "true labels assigned to the predicted steps, minimal loss alignment; parameters averaged "
+        "over the last quarter [?], where the authors average at the ends of the cycles of their "
+        "learning rate",
+        {"decoder.target": "mla", "swa.share": 0.25},
     ),
     "pla": Method(
         "Yazici et al. 2020",
         "as mla, but what is predicted stays, predicted label alignment",
-        {"decoder.target": "pla"},
+        {"decoder.target": "pla", "swa.share": 0.25},
     ),
     "multi_order": Method(
         "Dutta et al. 2020",
@@ -60,8 +62,8 @@ METHODS: dict[str, Method] = {
     ),
     "asl": Method(
         "Ben-Baruch et al. 2021",
-        "M_map alone, asymmetric loss",
-        {"head": "linear", "loss": "asymmetric"},
+        "M_map alone, asymmetric loss; a moving average of the parameters as in the authors' code",
+        {"head": "linear", "loss": "asymmetric", "ema.decay": 0.9997},
     ),
     "focal": Method(
         "Lin et al. 2017", "M_map alone, focal loss", {"head": "linear", "loss": "focal"}
@@ -90,14 +92,20 @@ METHODS: dict[str, Method] = {
     ),
     "query2label": Method(
         "Liu et al. 2021",
-        "a query a label in a transformer's decoder, in the place of M_map",
-        {"head": "query2label"},
+        "a query a label in a transformer's decoder, in the place of M_map; a moving average of "
+        "the parameters as in the authors' code",
+        {"head": "query2label", "ema.decay": 0.9997},
     ),
     "ml_decoder": Method(
         "Ridnik et al. 2023",
-        "fixed queries for groups of labels, in the place of M_map; heads and layers as in the "
-        "authors' code",
-        {"head": "ml_decoder", "set_head.heads": 8, "set_head.layers": 1},
+        "fixed queries for groups of labels, in the place of M_map; heads, layers and the moving "
+        "average of the parameters as in the authors' code",
+        {
+            "head": "ml_decoder",
+            "set_head.heads": 8,
+            "set_head.layers": 1,
+            "ema.decay": 0.9997,
+        },
     ),
     "csra": Method(
         "Zhu & Wu 2021",

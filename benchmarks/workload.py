@@ -18,7 +18,7 @@ from attn_lstm.config import resolve
 from attn_lstm.data.split import Batch
 from attn_lstm.plan.flops import matmul_flops
 from attn_lstm.rows import Row, create_row
-from attn_lstm.runs.state import TrainState, create_state
+from attn_lstm.runs.state import TrainState, create_state, is_averaged
 from attn_lstm.training.optimizer import create_optimizer, create_schedule
 from attn_lstm.training.step import map_train_step
 from configs import coco
@@ -127,7 +127,7 @@ def initial_state(config: ml_collections.ConfigDict) -> TrainState:
         config.data.image_size,
         config.seed,
         config.backbone.frozen,
-        config.ema.decay > 0,
+        is_averaged(config),
         row.objective.parts,
     )
 

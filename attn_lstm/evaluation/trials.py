@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 from scipy.stats import qmc
 
 from attn_lstm import parallel, storage
-from attn_lstm.config import flatten, resolve
+from attn_lstm.config import resolve
+from attn_lstm.fields import flatten
 from attn_lstm.models.heads import head_of
 from attn_lstm.runs.checkpoint import Checkpoints
 from attn_lstm.text import plain_table

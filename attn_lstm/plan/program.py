@@ -35,7 +35,7 @@ from attn_lstm.plan.targets import Target, parse_target
 from attn_lstm.rows import Row, create_row
 from attn_lstm.runs.features import map_encoder
 from attn_lstm.runs.split_pass import map_eval_step
-from attn_lstm.runs.state import TrainState, create_state, init_variables
+from attn_lstm.runs.state import TrainState, create_state, init_variables, is_averaged
 from attn_lstm.training.optimizer import create_optimizer, create_schedule
 from attn_lstm.training.step import map_train_step
 
@@ -130,7 +130,7 @@ def _train(
             config.data.image_size,
             config.seed,
             config.backbone.frozen,
-            config.ema.decay > 0 or config.swa.start_step > 0,
+            is_averaged(config),
             row.objective.parts,
         )
 

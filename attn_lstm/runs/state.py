@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 from flax import struct
 
@@ -31,7 +32,7 @@ class TrainState(struct.PyTreeNode):
     # The network's other variables: 'batch_stats', and what a row that remembers images keeps.
     collections: dict[str, PyTree]
     opt_state: PyTree
-    average: PyTree | None  # float32, of params; None without config.ema and config.swa
+    average: PyTree | None  # float32, of params; None unless `is_averaged`
     # Sums over the images since the last log line, so that a resumed run logs the same means.
     totals: dict[str, jax.Array]  # float32[] each, 'images' among them
     left_out: LeftOut
@@ -70,6 +71,11 @@ def create_state(
             norms={name: jnp.float32(0) for name in learned},
         ),
     )
+
+
+def is_averaged(config: ml_collections.ConfigDict) -> bool:
+    """Whether a run keeps an average of its parameters."""
+    return config.ema.decay > 0 or config.swa.share > 0
 
 
 def init_variables(network: Network, image_size: int, key: jax.Array) -> dict[str, PyTree]:

@@ -21,7 +21,7 @@ BEFORE: dict[str, bool | float | str] = {
     "set_head.residual": 0.5, "set_head.dropout": 0.1,
     "knn.neighbours": 0,
     "search.top_k": 0, "search.scores": "last_step", "search.decide": "path",
-    "search.thresholds": "global",
+    "search.thresholds": "global", "swa.share": 0.0,
     "train.on_nonfinite": "error", "train.max_skipped": 10,
 }  # fmt: skip
 
@@ -31,6 +31,7 @@ RETIRED: dict[str, bool | float | str] = {
     "decoder.query": "state",
     "decoder.learned_stop": False,
     "decoder.loss": "bce",
+    "swa.start_step": 0,
 }
 
 
@@ -41,7 +42,7 @@ def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
       UserError: a field that this version does not know, a retired one with a value that is no
         more, or none where every version has one.
     """
-    problems = []
+    saved, problems = _with_share(saved), []
     for name in saved.keys() - FIELDS.keys():
         if name not in RETIRED:
             problems.append(unknown_field(name))
@@ -54,3 +55,11 @@ def upgrade(saved: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise UserError("; ".join(sorted(problems)))
     return {name: saved[name] if name in saved else BEFORE[name] for name in FIELDS}
+
+
+def _with_share(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the average from an update on, as 0.1.0 had it, as that of the last share of them."""
+    start, steps = saved.get("swa.start_step"), saved.get("train.steps")
+    if not (isinstance(start, int) and isinstance(steps, int) and 0 < start <= steps):
+        return saved
+    return {**saved, "swa.start_step": 0, "swa.share": (steps - start + 1) / steps}

@@ -25,7 +25,7 @@ from attn_lstm.rows import create_row
 from attn_lstm.runs import split_pass, workdir
 from attn_lstm.runs.checkpoint import Checkpoints
 from attn_lstm.runs.inputs import Inputs
-from attn_lstm.runs.state import TrainState, create_state
+from attn_lstm.runs.state import TrainState, create_state, is_averaged
 from attn_lstm.training import nonfinite
 from attn_lstm.training.console import Clock, Console, Progress, device_memory
 from attn_lstm.training.descent import Descent
@@ -163,7 +163,7 @@ class Run:
                 config.data.image_size,
                 config.seed,
                 config.backbone.frozen,
-                config.ema.decay > 0 or config.swa.start_step > 0,
+                is_averaged(config),
                 self.row.objective.parts,
             )
 

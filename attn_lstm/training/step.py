@@ -125,10 +125,11 @@ def map_train_step(
 
 def _weight_in_average(config: ml_collections.ConfigDict, state: TrainState) -> jax.Array:
     """Of the parameters that an update on `state` gives, in the average that is kept of them."""
-    if config.swa.start_step:
-        # 1 up to the start, then 1/2, 1/3, …: an equal average of all from the start on.
+    if config.swa.share:
+        # 1 up to the first of them, then 1/2, 1/3, …: an equal average of the last ones.
+        averaged = max(1, round(config.swa.share * config.train.steps))
         applied = state.step - state.left_out.count + 1
-        return 1.0 / jnp.maximum(1.0, applied - config.swa.start_step + 1)
+        return 1.0 / jnp.maximum(1.0, applied - (config.train.steps - averaged))
     # The decay grows with the steps, so that the random start is soon forgotten.
     return 1.0 - jnp.minimum(config.ema.decay, (1.0 + state.step) / (10.0 + state.step))
 

@@ -154,10 +154,18 @@ def test_a_retired_field_that_changed_nothing_is_dropped(tmp_path):
     assert dict(flatten(config)) == dict(flatten(digits.get_config()))
 
 
+@pytest.mark.parametrize(("start", "share"), [(0, 0.0), (1, 1.0), (1201, 100 / 1300)])
+def test_an_average_from_an_update_on_is_one_of_the_last_share(start, share, tmp_path):
+    config = workdir.load_config(saved(tmp_path, **{"swa.share": None, "swa.start_step": start}))
+    assert config.train.steps == 1300
+    assert config.swa.share == share
+
+
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
         ({"decoder.heads": 4}, "config.decoder.heads=4 is no more, only 1 is left"),
+        ({"swa.start_step": 1301}, "config.swa.start_step=1301 is no more, only 0 is left"),
         ({"decoder.gone": 1}, "unknown config field config.decoder.gone"),
         ({"train.steps": None}, "config.train.steps is missing"),
     ],

@@ -222,10 +222,10 @@ def test_the_average_is_what_is_evaluated_and_survives_a_restart(tiny_config, tm
     assert_equal(run_again, final_variables(tmp_path / "whole"))
 
 
-def test_the_equal_average_is_the_mean_from_its_start_on_and_survives_a_restart(
+def test_the_equal_average_is_the_mean_of_the_last_share_and_survives_a_restart(
     tiny_config, tmp_path, one_device
 ):
-    config = tiny_config(**{"swa.start_step": 3, "train.steps": 6, "train.keep": 6,
+    config = tiny_config(**{"swa.share": 0.7, "train.steps": 6, "train.keep": 6,
                             "train.checkpoint_every": 1})  # fmt: skip
     loop.train(config, tmp_path, one_device)
 
