@@ -2,22 +2,19 @@
 
 import codecs
 import contextlib
+import fcntl
 import importlib.util
-import json
 import os
 import pty
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Most of the tests' time is compilation. Its results run a few times on tiny arrays, so they need
-# not be fast; of the ways to get them these are the cheapest, in half the time of the default.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+from tests.programs import xla_flags
+
+os.environ["XLA_FLAGS"] = xla_flags(4)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["JAX_PLATFORMS"] = "cpu"
 # What one process of the session compiles, the others find: workers of xdist inherit the folder.
@@ -28,12 +25,14 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import hypothesis
 import jax
-import numpy as np
 import pytest
-from PIL import Image
+from jax.sharding import Mesh
 
+from attn_lstm.parallel import make_mesh
 from attn_lstm.training import samples
+from attn_lstm.training.loop import train
 from configs import coco
+from tests.patches import write_coco
 
 hypothesis.settings.register_profile(
     "project", deadline=None, max_examples=25, derandomize=True, print_blob=True
@@ -71,39 +70,32 @@ def freed():
     jax.clear_caches()
 
 
-CATEGORIES = [{"id": i, "name": name} for i, name in ((1, "red"), (3, "green"), (90, "blue"))]
+@pytest.fixture(scope="session")
+def shared(request, tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function from a name and what fills a folder to that folder.
 
+    It is filled once in a session, whichever worker comes first. Tests change copies of it only.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):  # else this is the one process of the session
+        root = root.parent
 
-def write_coco(root: Path, counts: dict[str, int]) -> Path:
-    """A folder in COCO's layout: colour patches on grey, one label a colour that is there."""
-    rng = np.random.default_rng(0)
-    (root / "annotations").mkdir(parents=True)
-    for split, count in counts.items():
-        (root / split).mkdir()
-        images, annotations = [], []
-        for i in range(count):
-            pixels = rng.integers(90, 130, (40, 40, 3), np.uint8)
-            for channel in np.flatnonzero(rng.random(3) < (0.7, 0.5, 0.3)):
-                y, x = rng.integers(0, 20, 2)
-                pixels[y : y + 16, x : x + 16] = 0
-                pixels[y : y + 16, x : x + 16, channel] = 255
-                category = CATEGORIES[channel]["id"]
-                box = [int(x), int(y), 16, 16]
-                annotations.append(
-                    {"id": len(annotations), "image_id": i, "category_id": category, "bbox": box}
-                )
-            name = f"COCO_{split}_{i:012}.jpg"
-            Image.fromarray(pixels).save(root / split / name, quality=95)
-            images.append({"id": i, "file_name": name, "width": 40, "height": 40})
-        tables = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(tables))
-    return root
+    def find(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, filled = root / f"shared-{name}", root / f"shared-{name}.filled"
+        with (root / f"shared-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not filled.exists():
+                fill(folder)
+                filled.touch()
+        return folder
+
+    return find
 
 
 @pytest.fixture(scope="session")
-def coco_folder(tmp_path_factory) -> Path:
+def coco_folder(shared) -> Path:
     """48 training images, of which 4 are held out, and 10 test images; 3 labels."""
-    return write_coco(tmp_path_factory.mktemp("coco"), {"train2014": 48, "val2014": 10})
+    return shared("coco", lambda folder: write_coco(folder, {"train2014": 48, "val2014": 10}))
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +131,20 @@ def tiny_config(coco_folder):
         return config.lock()
 
     return create
+
+
+@pytest.fixture(scope="session")
+def one_device() -> Mesh:
+    return make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def whole(shared, tiny_config, one_device) -> Path:
+    """The work directory of a run on one device that nothing disturbed.
+
+    It has 10 steps and the checkpoints 9 and 10.
+    """
+    return shared("whole", lambda folder: train(tiny_config(), folder, one_device))
 
 
 @pytest.fixture

@@ -6,11 +6,23 @@ import jax
 import ml_collections
 import numpy as np
 
+from attn_lstm.fields import flatten
 from attn_lstm.measures.thresholds import Threshold
 from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import tuned, workdir
 from attn_lstm.serving.model import open_model
 from attn_lstm.training.loop import train
+from configs import coco
+
+
+def flags_of(config: ml_collections.ConfigDict) -> list[str]:
+    """What makes a config of configs/coco.py into this one of the same row, for `train.py`."""
+    usual = dict(flatten(coco.get_config(config.method)))
+    changed = {name: value for name, value in flatten(config) if usual[name] != value}
+    return [
+        f"--config=configs/coco.py:{config.method}",
+        *(f"--config.{name}={value}" for name, value in changed.items()),
+    ]
 
 
 def train_with_sets_of_any_size(

@@ -1,26 +1,11 @@
 """train.py and eval.py as users start them: exit codes, one clear line, files written."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-
-
-def run(script: str, *flags: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    return subprocess.run(
-        [sys.executable, ROOT / script, *flags],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        timeout=300,
-    )
+from tests.programs import assert_mistake, run
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +32,6 @@ def trained(small_flags, tmp_path_factory):
                *small_flags)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return directory
-
-
-def assert_one_line(finished: subprocess.CompletedProcess, *parts: str):
-    assert finished.returncode == 2, finished.stderr
-    line = finished.stderr.strip()
-    assert "\n" not in line
-    assert line.startswith("error: ")
-    for part in parts:
-        assert part in line
 
 
 def test_training_then_evaluation_gives_the_figures_of_the_table(trained):
@@ -100,7 +76,7 @@ def test_a_report_and_figures_are_written(trained):
     assert done.returncode == 0, done.stderr
     assert "order_free" in (trained / "eval/test-4.html").read_text()
     assert (trained / "figures/test-4/overview.png").stat().st_size > 0
-    assert_one_line(run("eval.py", f"--workdir={trained}", "--figure_ids=nobody"), "nobody")
+    assert_mistake(run("eval.py", f"--workdir={trained}", "--figure_ids=nobody"), "nobody")
 
 
 def test_training_again_in_a_finished_directory_changes_nothing(trained, small_flags):
@@ -133,15 +109,15 @@ def test_training_again_in_a_finished_directory_changes_nothing(trained, small_f
     ],
 )  # fmt: skip
 def test_mistakes_of_flags_and_config_are_one_line(flags, parts, tmp_path):
-    assert_one_line(run("train.py", f"--workdir={tmp_path / 'run'}", *flags), *parts)
+    assert_mistake(run("train.py", f"--workdir={tmp_path / 'run'}", *flags), *parts)
 
 
 def test_mistakes_of_eval_are_one_line(trained, tmp_path):
-    assert_one_line(run("eval.py"), "--workdir")
-    assert_one_line(run("eval.py", f"--workdir={tmp_path}"), "config.json")
-    assert_one_line(run("eval.py", f"--workdir={trained}", "--step=77"), "77", "--step=best")
-    assert_one_line(run("eval.py", f"--workdir={trained}", "--tune", "--split=test"), "validation")
-    assert_one_line(
+    assert_mistake(run("eval.py"), "--workdir")
+    assert_mistake(run("eval.py", f"--workdir={tmp_path}"), "config.json")
+    assert_mistake(run("eval.py", f"--workdir={trained}", "--step=77"), "77", "--step=best")
+    assert_mistake(run("eval.py", f"--workdir={trained}", "--tune", "--split=test"), "validation")
+    assert_mistake(
         run("eval.py", f"--workdir={trained}", "--config.decoder.hidden=8"),
         "another network", "decoder",
     )  # fmt: skip
@@ -152,7 +128,7 @@ def test_a_row_of_fixed_size_is_evaluated_and_not_tuned(small_flags, tmp_path):
     trained = run("train.py", "--config=configs/coco.py:softmax", f"--workdir={tmp_path}",
                   *flags, "--config.search.top_k=2")  # fmt: skip
     assert trained.returncode == 0, trained.stderr
-    assert_one_line(run("eval.py", f"--workdir={tmp_path}", "--tune"), "top_k=2")
+    assert_mistake(run("eval.py", f"--workdir={tmp_path}", "--tune"), "top_k=2")
     evaluated = run("eval.py", f"--workdir={tmp_path}")
     assert evaluated.returncode == 0, evaluated.stderr
     result = json.loads((tmp_path / "eval" / "test-4.json").read_text())
@@ -162,12 +138,10 @@ def test_a_row_of_fixed_size_is_evaluated_and_not_tuned(small_flags, tmp_path):
 def test_another_config_in_the_same_directory_is_one_line(trained, small_flags):
     finished = run("train.py", "--config=configs/coco.py:order_free", f"--workdir={trained}",
                    *small_flags, "--config.seed=5")  # fmt: skip
-    assert_one_line(finished, "seed (0 there, 5 now)", "--workdir")
+    assert_mistake(finished, "seed (0 there, 5 now)", "--workdir")
 
 
 def test_a_picture_that_does_not_decode_is_named_or_skipped(small_flags, coco_folder, tmp_path):
-    import shutil
-
     folder = tmp_path / "data"
     shutil.copytree(coco_folder, folder)
     for path in sorted((folder / "train2014").iterdir())[:2]:
@@ -175,7 +149,7 @@ def test_a_picture_that_does_not_decode_is_named_or_skipped(small_flags, coco_fo
     flags = ["--config=configs/coco.py:order_free", *small_flags, f"--config.data.path={folder}",
              "--config.train.steps=6"]  # fmt: skip
     failed = run("train.py", f"--workdir={tmp_path / 'a'}", *flags)
-    assert_one_line(failed, "COCO_train2014_0000000000", "on_bad_image")
+    assert_mistake(failed, "COCO_train2014_0000000000", "on_bad_image")
     skipped = run("train.py", f"--workdir={tmp_path / 'b'}", *flags,
                   "--config.data.on_bad_image=skip")  # fmt: skip
     assert skipped.returncode == 0, skipped.stderr
@@ -194,7 +168,7 @@ def test_a_picture_that_does_not_decode_is_named_or_skipped(small_flags, coco_fo
     ],
 )  # fmt: skip
 def test_mistakes_of_compare_are_one_line(flags, parts, tmp_path):
-    assert_one_line(run("compare.py", f"--workdir={tmp_path / 'table'}", *flags), *parts)
+    assert_mistake(run("compare.py", f"--workdir={tmp_path / 'table'}", *flags), *parts)
     assert not (tmp_path / "table").exists()
 
 

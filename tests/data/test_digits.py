@@ -1,6 +1,4 @@
 import filecmp
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from sklearn.datasets import load_digits
 
 from attn_lstm.data import digits
 from attn_lstm.errors import UserError
+from tests.programs import start
 
 SMALL = {"train": 400, "validation": 60, "test": 120}
 
@@ -116,8 +115,8 @@ def files(folder: Path) -> list[Path]:
 
 def test_two_processes_prepare_the_same_bytes(tmp_path):
     folders = [tmp_path / "a", tmp_path / "b"]
-    runs = [subprocess.Popen([sys.executable, "-c", PREPARE, str(folder)]) for folder in folders]
-    assert [run.wait() for run in runs] == [0, 0]
+    runs = [start("-c", PREPARE, folder) for folder in folders]
+    assert [run.wait().returncode for run in runs] == [0, 0]
     assert files(folders[0]) == files(folders[1]) != []
     match, mismatch, errors = filecmp.cmpfiles(*folders, files(folders[0]), shallow=False)
     assert (mismatch, errors) == ([], [])
@@ -126,8 +125,8 @@ def test_two_processes_prepare_the_same_bytes(tmp_path):
 
 @pytest.mark.slow
 def test_processes_that_prepare_one_folder_at_once_do_not_fail(tmp_path):
-    runs = [subprocess.Popen([sys.executable, "-c", PREPARE, str(tmp_path)]) for _ in range(2)]
-    assert [run.wait() for run in runs] == [0, 0]
+    runs = [start("-c", PREPARE, tmp_path) for _ in range(2)]
+    assert [run.wait().returncode for run in runs] == [0, 0]
     assert len(digits.load_digits_split(tmp_path, "train")) == 40
 
 

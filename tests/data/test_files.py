@@ -14,8 +14,8 @@ from attn_lstm.data.folder import load_folder_split
 from attn_lstm.data.nus_wide import load_nus_wide_split
 from attn_lstm.data.pipeline import eval_batches
 from attn_lstm.errors import UserError
-from tests.conftest import write_coco
 from tests.data import test_nus_wide as nus
+from tests.patches import write_coco
 
 
 def write_folder(root: Path) -> Path:

@@ -1,7 +1,5 @@
 import itertools
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from attn_lstm.data.pipeline import (
     training_rows,
 )
 from attn_lstm.errors import UserError
+from tests.programs import run
 
 SIZE = 8
 
@@ -378,7 +377,6 @@ print(next(batches).image_id.size)
 @pytest.mark.parametrize("ending", ["del batches; print('on')", "sys.exit(3)"])
 def test_batches_may_be_left_while_images_are_read(tmp_path, ending):
     # In a process of its own: what waits for ever cannot be interrupted.
-    command = [sys.executable, "-c", ABANDONING.format(ending=ending), str(tmp_path)]
-    left = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    left = run("-c", ABANDONING.format(ending=ending), tmp_path, timeout=120)
     assert left.returncode == (3 if "exit" in ending else 0), left.stderr
     assert left.stdout.split() == (["4"] if "exit" in ending else ["4", "on"])

@@ -1,11 +1,8 @@
 """Label statistics: worked by hand, against counting one by one, and as a command."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from itertools import combinations
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +12,9 @@ from hypothesis import strategies as st
 
 from attn_lstm.data import Split, statistics
 from attn_lstm.ordering import frequency_rank
+from tests.programs import assert_mistake, run
 
-ROOT = Path(__file__).parents[2]
+COMMAND = ("-m", "attn_lstm.data.statistics")
 NAMES = ("cat", "dog", "sofa")
 LABELS = np.array([[1, 0, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]], bool)
 
@@ -109,23 +107,13 @@ def test_the_text_has_one_table_of_splits_and_two_tables_for_each():
     )
 
 
-def run(*flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "attn_lstm.data.statistics", *flags],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-
-
 @pytest.fixture(scope="module")
 def coco(coco_folder):
     return ("--config=configs/coco.py:order_free", f"--config.data.path={coco_folder}")
 
 
 def test_the_command_prints_all_splits(coco):
-    done = run(*coco)
+    done = run(*COMMAND, *coco)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("coco: 3 labels\n\nsplit ")
     for name in ("train", "validation", "test"):
@@ -137,7 +125,7 @@ def test_the_command_reads_only_the_split_that_is_asked_for(coco, coco_folder, t
         (tmp_path / part).parent.mkdir(exist_ok=True)
         (tmp_path / part).symlink_to(coco_folder / part)
     coco = (coco[0], f"--config.data.path={tmp_path}")
-    done = run(*coco, "--split=test")
+    done = run(*COMMAND, *coco, "--split=test")
     assert (done.returncode, done.stderr) == (0, "")
     assert "\nLabels of test\n" in done.stdout and "train" not in done.stdout
 
@@ -150,7 +138,6 @@ def test_the_command_reads_only_the_split_that_is_asked_for(coco, coco_folder, t
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(flags, part):
-    done = run(*flags)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
-    assert part in done.stderr
+    done = run(*COMMAND, *flags)
+    assert done.stdout == ""
+    assert_mistake(done, part)

@@ -34,9 +34,10 @@ from attn_lstm.runs import workdir
 from attn_lstm.runs.opened import Opened, open_checkpoint
 from attn_lstm.serving.command import predict_images
 from attn_lstm.serving.model import load_model
+from tests.programs import ROOT, assert_mistake, run
 from tests.small_run import train_with_sets_of_any_size
 
-ROOT = Path(__file__).parents[2]
+COMMAND = ("-m", "attn_lstm.export")
 
 
 @pytest.fixture(scope="module")
@@ -333,30 +334,21 @@ def untrained(config) -> Opened:
     ],
 )
 def test_mistakes_are_one_line(trained, flags, part):
-    done = command(*(flag.format(trained) for flag in flags))
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert part in done.stderr
+    done = run(*COMMAND, *(flag.format(trained) for flag in flags))
+    assert_mistake(done, part)
 
 
 def test_help_reads_well():
-    done = command("--help")
+    done = run(*COMMAND, "--help")
     assert done.returncode == 0
     text, _, listed = done.stdout.partition("\nFlags:\n")
     assert "python -m attn_lstm.export" in text
     assert "--format" in listed and "--output" in listed
 
 
-def command(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "attn_lstm.export", *flags], capture_output=True, text=True,
-        cwd=ROOT, timeout=600,
-    )  # fmt: skip
-
-
 @pytest.mark.slow
 def test_the_command_writes_into_the_work_directory(trained):
-    done = command(f"--workdir={trained}", "--config.search.threshold=0.125")
+    done = run(*COMMAND, f"--workdir={trained}", "--config.search.threshold=0.125")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert f"written to {trained}/export" in done.stdout

@@ -1,9 +1,6 @@
 """From a config to a plan: what is compiled, how often it runs, what is said of it."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +9,7 @@ from attn_lstm.plan import planning
 from attn_lstm.plan.compiling import Facts, Refused
 from attn_lstm.plan.report import render
 from configs import coco
-
-ROOT = Path(__file__).parents[2]
+from tests.programs import run
 
 
 @pytest.fixture
@@ -126,19 +122,7 @@ def test_products_of_another_type_and_questions_to_the_host_are_named(compiles, 
 
 @pytest.mark.slow
 def test_a_run_on_this_machine_is_planned_by_the_command():
-    finished = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "attn_lstm.plan",
-            "--config=configs/digits.py:order_free",
-            "--on=cpu",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    finished = run("-m", "attn_lstm.plan", "--config=configs/digits.py:order_free", "--on=cpu")
     assert finished.returncode == 0, finished.stderr
     assert "order_free on digits (8,000 training and 1,000 validation images, 10 labels" in (
         finished.stdout

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -18,6 +17,7 @@ from attn_lstm.errors import UserError
 from attn_lstm.parallel import make_mesh
 from attn_lstm.runs.checkpoint import CHECKSUMS, Checkpoints, find_damage, write_checksums
 from attn_lstm.runs.state import LeftOut, TrainState
+from tests.programs import run
 
 # What Orbax writes behind our checksums; see there.
 UNCOVERED = ("_CHECKPOINT_METADATA", "commit_success.txt")
@@ -301,8 +301,7 @@ checkpoints.close()
 
 def run_failing(directory: Path, *largest_file: int) -> str:
     """Saves in another process until that fails; what it says on stdout."""
-    command = [sys.executable, "-c", FAILING, str(directory), *map(str, largest_file)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = run("-c", FAILING, directory, *largest_file)
     assert finished.returncode == 0, finished.stderr
     assert "Traceback" not in finished.stderr
     return finished.stdout

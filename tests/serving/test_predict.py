@@ -20,8 +20,7 @@ from attn_lstm.runs import workdir
 from attn_lstm.serving import command
 from attn_lstm.serving.lines import csv_writer
 from attn_lstm.training.loop import train
-
-ROOT = Path(__file__).parents[2]
+from tests.programs import ROOT, assert_mistake, run
 
 
 @pytest.fixture(scope="module")
@@ -220,18 +219,14 @@ def test_places_that_cannot_be_written_are_mistakes(trained, pictures):
             predict(trained, "pictures/0.jpg", output=Path("/dev/full"))
 
 
-def run(*flags, stdin="", script="predict.py"):
+def test_the_command_writes_its_lines_to_stdout_and_nothing_else(trained, pictures):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     del environment["TF_CPP_MIN_LOG_LEVEL"]  # users have not set it
-    return subprocess.run(
-        [sys.executable, ROOT / script, *flags], input=stdin, capture_output=True, text=True,
-        env=environment, timeout=300,
+    done = subprocess.run(
+        [sys.executable, ROOT / "predict.py", pictures[0], f"--workdir={trained}",
+         "--batch_size=4", "-", "--format=jsonl", "--config.search.threshold=0.0"],
+        input="pictures/a/3.5.jpg\n", capture_output=True, text=True, env=environment, timeout=300,
     )  # fmt: skip
-
-
-def test_the_command_writes_its_lines_to_stdout_and_nothing_else(trained, pictures):
-    done = run(pictures[0], f"--workdir={trained}", "--batch_size=4", "-", "--format=jsonl",
-               "--config.search.threshold=0.0", stdin="pictures/a/3.5.jpg\n")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [line["image"] for line in read_jsonl(done.stdout)] == [
         pictures[0], "pictures/a/3.5.jpg",
@@ -253,11 +248,9 @@ def test_the_command_writes_its_lines_to_stdout_and_nothing_else(trained, pictur
     ],
 )
 def test_mistakes_are_one_line(trained, pictures, flags, part):
-    done = run(*(flag.format(trained) for flag in flags))
-    assert done.returncode == 2, done.stderr
+    done = run("predict.py", *(flag.format(trained) for flag in flags), cwd=".")
     assert done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert part in done.stderr
+    assert_mistake(done, part)
 
 
 def test_a_reader_that_leaves_early_ends_it_quietly(trained, pictures):

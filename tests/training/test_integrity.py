@@ -6,47 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
 from attn_lstm.errors import UserError
-from attn_lstm.fields import flatten
-from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import opened, workdir
-from attn_lstm.runs.checkpoint import CHECKSUMS, Checkpoints, find_damage
+from attn_lstm.runs.checkpoint import CHECKSUMS, find_damage
 from attn_lstm.training import loop, metrics_log
-from configs import coco
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    return make_mesh(jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_config, tmp_path_factory, one_device) -> Path:
-    """The work directory of a run that nothing disturbed: 10 steps, checkpoints 9 and 10."""
-    directory = tmp_path_factory.mktemp("whole")
-    assert loop.train(tiny_config(), directory, one_device)
-    return directory
+from tests import programs
+from tests.small_run import flags_of
+from tests.work_directories import assert_equal, final_variables
 
 
 @pytest.fixture
 def run(whole, tmp_path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "run"))
-
-
-def final_state(directory: Path) -> dict[str, np.ndarray]:
-    """Every array of the latest checkpoint."""
-    checkpoints = Checkpoints(directory / "checkpoints" / "latest", keep=None)
-    items = checkpoints._manager.restore(checkpoints.steps()[-1])
-    checkpoints.close()
-    tree = {name: items[name] for name in ("variables", "progress")}
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def flip(folder: Path) -> Path:
@@ -66,10 +39,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_bits
         assert loop.train(tiny_config(), run, one_device)
     assert str(broken) in caplog.text
     assert "going on from step 9" in capsys.readouterr().out
-    expected, found = final_state(whole), final_state(run)
-    assert expected.keys() == found.keys()
-    for name in expected:
-        np.testing.assert_array_equal(expected[name], found[name], err_msg=name)
+    assert_equal(final_variables(whole), final_variables(run))
     assert (run / metrics_log.METRICS).read_bytes() == (whole / metrics_log.METRICS).read_bytes()
     assert find_damage(run / "checkpoints/latest/10") is None
     assert find_damage(run / "checkpoints/damaged/latest-10") is not None
@@ -96,15 +66,9 @@ def test_evaluation_of_a_damaged_checkpoint_names_the_file(run, one_device, step
     assert all(path.exists() for path in broken)
 
 
-def train_in_a_shell(config, directory: Path, prefix: str = "") -> subprocess.CompletedProcess:
-    """`train.py` with the config of a test, behind a shell command."""
-    usual = dict(flatten(coco.get_config("order_free")))
-    flags = [f"--config.{name}={value}" for name, value in flatten(config) if usual[name] != value]
-    command = [sys.executable, "train.py", "--config=configs/coco.py:order_free", *flags]
-    return subprocess.run(
-        ["bash", "-c", f'{prefix} exec "$@"', "bash", *command, f"--workdir={directory}"],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
+def train_alone(config, directory: Path) -> subprocess.CompletedProcess:
+    """`train.py` with the config of a test."""
+    return programs.run("train.py", *flags_of(config), f"--workdir={directory}")
 
 
 def assert_one_line(finished: subprocess.CompletedProcess, *parts: str) -> None:
@@ -121,10 +85,14 @@ def test_a_run_ends_with_one_line_when_it_cannot_save_and_goes_on_when_it_can(
 ):
     # In KiB: more than the small files need, less than the largest kernel of the backbone.
     # Compiled functions would be larger too, and half of one be kept for the tests behind.
-    prefix = "ulimit -f 256; export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1e9;"
-    failed = train_in_a_shell(tiny_config(), tmp_path / "run", prefix)
+    limits = "ulimit -f 256; export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1e9;"
+    command = [sys.executable, "train.py", *flags_of(tiny_config()), f"--workdir={tmp_path}/run"]
+    failed = subprocess.run(
+        ["bash", "-c", f'{limits} exec "$@"', "bash", *command],
+        capture_output=True, text=True, check=False, cwd=programs.ROOT,
+    )  # fmt: skip
     assert_one_line(failed, str(tmp_path / "run" / "checkpoints"), "File too large")
-    finished = train_in_a_shell(tiny_config(), tmp_path / "run")
+    finished = train_alone(tiny_config(), tmp_path / "run")
     assert finished.returncode == 0, finished.stderr
     for step in (9, 10):
         assert find_damage(tmp_path / f"run/checkpoints/latest/{step}") is None
@@ -141,13 +109,13 @@ def test_a_full_disk_ends_a_run_with_one_line_and_with_room_it_goes_on(
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting is not permitted here")
     try:
-        failed = train_in_a_shell(tiny_config(), disk / "run")
+        failed = train_alone(tiny_config(), disk / "run")
         assert_one_line(failed, str(disk / "run"), "No space left on device")
         kept = [p for p in (disk / "run/checkpoints/latest").iterdir() if p.name.isdecimal()]
         assert kept
         assert all(find_damage(path) is None for path in kept)
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
-        finished = train_in_a_shell(tiny_config(), disk / "run")
+        finished = train_alone(tiny_config(), disk / "run")
         assert finished.returncode == 0, finished.stderr
         assert f"going on from step {max(int(path.name) for path in kept)}" in finished.stdout
     finally:

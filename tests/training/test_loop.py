@@ -1,6 +1,5 @@
 """Whole runs in a work directory: coprime intervals, restarts, devices, determinism."""
 
-import json
 import shutil
 import signal
 
@@ -12,46 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from attn_lstm.errors import UserError
 from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import workdir
-from attn_lstm.runs.checkpoint import Checkpoints
 from attn_lstm.training import loop, metrics_log
-
-
-def final_variables(directory):
-    """Every array of the latest checkpoint, in one flat dictionary."""
-    checkpoints = Checkpoints(directory / "checkpoints" / "latest", keep=None)
-    step = checkpoints.steps()[-1]
-    restored = checkpoints._manager.restore(step)
-    checkpoints.close()
-    leaves = jax.tree_util.tree_leaves_with_path(
-        {"variables": restored["variables"], "progress": restored["progress"]}
-    )
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def assert_equal(first, second, **tolerance):
-    assert first.keys() == second.keys()
-    for name in first:
-        if tolerance:
-            np.testing.assert_allclose(first[name], second[name], err_msg=name, **tolerance)
-        else:
-            np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-
-
-def metrics(directory):
-    return [json.loads(line) for line in (directory / metrics_log.METRICS).read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    return make_mesh(jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_config, tmp_path_factory, one_device):
-    """The work directory of a run on one device that nothing disturbed."""
-    directory = tmp_path_factory.mktemp("whole")
-    assert loop.train(tiny_config(), directory, one_device)
-    return directory
+from tests.work_directories import assert_equal, final_variables, metrics, saved
 
 
 def test_a_run_logs_saves_and_validates_at_its_own_intervals(whole):
@@ -162,20 +123,13 @@ def test_order_free_takes_a_step_with_what_it_can_be_given(
     assert loop.train(tiny_config(**{"train.steps": 1, **fields}), tmp_path, one_device)
 
 
-def restored(directory, step):
-    checkpoints = Checkpoints(directory / "checkpoints" / "latest", keep=None)
-    items = checkpoints._manager.restore(step)
-    checkpoints.close()
-    return items
-
-
 def test_the_backbone_rests_until_it_joins(tiny_config, tmp_path, one_device):
     config = tiny_config(
         **{"backbone.unfreeze_step": 2, "train.keep": 5, "train.checkpoint_every": 1,
            "train.steps": 3, "optimizer.schedule": "constant"}
     )  # fmt: skip
     loop.train(config, tmp_path, one_device)
-    first, second, third = (restored(tmp_path, step)["variables"] for step in (1, 2, 3))
+    first, second, third = (saved(tmp_path, step)["variables"] for step in (1, 2, 3))
 
     def moved(before, after):
         return [not np.array_equal(a, b) for a, b in
@@ -194,7 +148,7 @@ def test_frozen_norms_keep_their_statistics_while_the_backbone_learns(
     config = tiny_config(**{"backbone.freeze_norm": True, "train.steps": 2, "train.keep": 2,
                             "train.checkpoint_every": 1})  # fmt: skip
     loop.train(config, tmp_path, one_device)
-    first, second = (restored(tmp_path, step)["variables"] for step in (1, 2))
+    first, second = (saved(tmp_path, step)["variables"] for step in (1, 2))
     same = jax.tree.map(np.array_equal, first, second)
     assert all(jax.tree.leaves(same["batch_stats"]))
     assert not all(jax.tree.leaves(same["params"]["backbone"]))
@@ -206,7 +160,7 @@ def test_the_average_is_what_is_evaluated_and_survives_a_restart(tiny_config, tm
     loop.train(config, tmp_path / "whole", one_device)
     average = None
     for step in range(1, 7):
-        items = restored(tmp_path / "whole", step)
+        items = saved(tmp_path / "whole", step)
         raw = items["progress"]["params"]["map_labels"]["kernel"]
         if average is not None:
             decay = min(0.9, step / (9 + step))
@@ -230,7 +184,7 @@ def test_the_equal_average_is_the_mean_of_the_last_share_and_survives_a_restart(
     loop.train(config, tmp_path, one_device)
 
     def kernels(step):
-        items = restored(tmp_path, step)
+        items = saved(tmp_path, step)
         trees = items["progress"]["params"], items["variables"]["params"]
         return [tree["decoder"]["head"]["kernel"] for tree in trees]
 

@@ -11,22 +11,19 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from attn_lstm.errors import LOST
 from attn_lstm.evaluation import evaluate
-from attn_lstm.fields import flatten
 from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import workdir
 from attn_lstm.training import loop
-from configs import coco
-from tests.conftest import write_coco
-from tests.training.test_loop import assert_equal, metrics
-
-ROOT = Path(__file__).parents[2]
+from tests import programs
+from tests.patches import write_coco
+from tests.programs import ROOT, Program, assert_mistake, xla_flags
+from tests.small_run import flags_of
+from tests.work_directories import assert_equal, final_variables, metrics
 
 
 class Ended(NamedTuple):
@@ -39,45 +36,14 @@ class Ended(NamedTuple):
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
 
 
-def final_variables(directory: Path) -> dict[str, np.ndarray]:
-    """Every array of the latest checkpoint, whatever devices saved it."""
-    (*_, latest) = sorted((directory / "checkpoints/latest").iterdir(), key=lambda p: int(p.name))
-    tree = {}
-    for item in ("variables", "progress"):
-        reader = ocp.PyTreeCheckpointer()
-        arrays = reader.metadata(latest / item).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), arrays)
-        tree[item] = reader.restore(latest / item, restore_args=as_numpy)
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
-def start(script: str, *flags: str, compiled: bool = True) -> subprocess.Popen:
-    """Starts it; with `compiled` functions of earlier starts are not compiled again."""
-    return run(str(ROOT / script), *flags, compiled=compiled)
-
-
-def run(*arguments: str, compiled: bool = True) -> subprocess.Popen:
-    """Python with these arguments and two devices."""
-    environment = dict(os.environ)
-    environment["XLA_FLAGS"] = (
-        "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    )
-    if not compiled:
-        del environment["JAX_COMPILATION_CACHE_DIR"]
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+def start(*command: str, compiled: bool = True) -> Program:
+    """A process with two devices."""
+    return programs.start(*command, devices=2, compiled=compiled)
 
 
 def start_two(
     script: str, *flags: str, second: tuple[str, ...] = (), compiled: bool = True
-) -> list[subprocess.Popen]:
+) -> list[Program]:
     """Two processes of one run; the second with other flags behind those of both."""
     together = [f"--coordinator_address={free_address()}", "--num_processes=2"]
     return [
@@ -92,19 +58,9 @@ def free_address() -> str:
         return f"localhost:{free.getsockname()[1]}"
 
 
-def wait(processes: list[subprocess.Popen]) -> list[Ended]:
-    ended = []
-    for process in processes:
-        out, err = process.communicate(timeout=300)
-        ended.append(Ended(process.returncode, out, err))
-    return ended
-
-
-def wait_for_line(process: subprocess.Popen, start: str) -> None:
-    for line in process.stdout:
-        if line.startswith(start):
-            return
-    raise AssertionError(f"{start!r} never came: {process.stderr.read()}")
+def wait(processes: list[Program]) -> list[Ended]:
+    ended = [process.wait() for process in processes]
+    return [Ended(end.returncode, end.stdout, end.stderr) for end in ended]
 
 
 @pytest.fixture(scope="module")
@@ -117,24 +73,30 @@ def config(tiny_config, tmp_path_factory):
 
 
 def train_flags(config, directory: Path) -> list[str]:
-    usual = dict(flatten(coco.get_config("order_free")))
-    changed = [
-        f"--config.{name}={value}"
-        for name, value in flatten(config)
-        if usual[name] != value and name != "method"
-    ]
-    return [f"--config=configs/coco.py:{config.method}", f"--workdir={directory}", *changed]
+    return [*flags_of(config), f"--workdir={directory}"]
 
 
 @pytest.fixture(scope="module")
 def together(config, tmp_path_factory) -> Path:
-    """The work directory of two processes that nothing disturbed."""
+    """The work directory of two processes that nothing disturbed.
+
+    Python starts each of them, with another order of its sets: Programs have that of their server.
+    """
     directory = tmp_path_factory.mktemp("together")
-    first, second = wait(start_two("train.py", *train_flags(config, directory)))
-    assert (first.code, second.code) == (0, 0), first.err + second.err
-    assert first.out.splitlines()[-1] == "done"
+    command = [sys.executable, "train.py", *train_flags(config, directory), "--num_processes=2",
+               f"--coordinator_address={free_address()}"]  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [*command, f"--process_id={i}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, cwd=ROOT, env={**os.environ, "XLA_FLAGS": xla_flags(2)},
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    (first, first_error), (second, second_error) = [p.communicate(timeout=300) for p in started]
+    assert [process.returncode for process in started] == [0, 0], first_error + second_error
+    assert first.splitlines()[-1] == "done"
     # The threads of Gloo, which both processes hold, write across each other's lines.
-    assert not re.search(r"step \d|done|order_free", second.out)
+    assert not re.search(r"step \d|done|order_free", second)
     return directory
 
 
@@ -167,7 +129,7 @@ def test_two_processes_evaluate_every_image_once(together, tmp_path):
 def test_a_signal_to_one_stops_both_after_the_same_step_and_they_go_on(config, together, tmp_path):
     # The validation behind step 4 is yet to be compiled, so that the signal meets a run under way.
     processes = start_two("train.py", *train_flags(config, tmp_path), compiled=False)
-    wait_for_line(processes[0], "step 2/10")
+    processes[0].wait_for_line("step 2/10")
     processes[1].send_signal(signal.SIGTERM)
     first, second = wait(processes)
     assert (first.code, second.code) == (75, 75), first.err + second.err
@@ -183,16 +145,16 @@ def test_a_signal_to_one_stops_both_after_the_same_step_and_they_go_on(config, t
 @pytest.mark.slow
 def test_the_death_of_the_first_ends_the_other_with_a_line(config, tmp_path):
     processes = start_two("train.py", *train_flags(config, tmp_path))
-    wait_for_line(processes[0], "order_free on coco")
-    processes[0].kill()
+    processes[0].wait_for_line("order_free on coco")
+    processes[0].send_signal(signal.SIGKILL)
     assert_lost(wait(processes)[1])
 
 
 @pytest.mark.slow
 def test_the_death_of_another_ends_the_first_with_a_line_and_both_go_on(config, together, tmp_path):
     processes = start_two("train.py", *train_flags(config, tmp_path))
-    wait_for_line(processes[0], "step 8/10  validation")  # step 3 is saved by then
-    processes[1].kill()
+    processes[0].wait_for_line("step 8/10  validation")  # step 3 is saved by then
+    processes[1].send_signal(signal.SIGKILL)
     assert_lost(wait(processes)[0])
     first, second = wait(start_two("train.py", *train_flags(config, tmp_path)))
     assert (first.code, second.code) == (0, 0), first.err + second.err
@@ -250,7 +212,7 @@ sys.exit(distributed.run(main))
 def run_two(program: str, *arguments: str) -> list[Ended]:
     """Two processes of two devices that run a program with their address, index and arguments."""
     address = free_address()
-    return wait([run("-c", program, address, i, *arguments) for i in "01"])
+    return wait([start("-c", program, address, i, *arguments) for i in "01"])
 
 
 def fail_in_two(error: str, *, loses: bool) -> Ended:
@@ -335,8 +297,7 @@ def test_two_processes_share_the_features_that_they_keep(tiny_config, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_compare_and_end_together_when_the_first_cannot_write(config, tmp_path):
-    _, _, *flags = train_flags(config, tmp_path)
-    flags = ["--config=configs/coco.py", "--methods=resnet_baseline", *flags,
+    flags = ["--config=configs/coco.py", "--methods=resnet_baseline", *flags_of(config)[1:],
              f"--workdir={tmp_path / 'table'}", "--config.train.steps=2"]  # fmt: skip
     blocked = tmp_path / "table/resnet_baseline/seed-0/eval"
     blocked.parent.mkdir(parents=True)
@@ -364,13 +325,5 @@ def test_two_processes_compare_and_end_together_when_the_first_cannot_write(conf
     ],
 )
 def test_a_mistake_in_the_flags_is_one_line(tmp_path, flags, part):
-    (ended,) = wait(
-        [
-            start(
-                "train.py", "--config=configs/digits.py:order_free", f"--workdir={tmp_path}", *flags
-            )
-        ]
-    )
-    assert ended.code == 2, ended.err
-    (line,) = ended.errors
-    assert part in line
+    digits = ["--config=configs/digits.py:order_free", f"--workdir={tmp_path}"]
+    assert_mistake(programs.run("train.py", *digits, *flags), part)

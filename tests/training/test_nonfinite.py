@@ -3,16 +3,14 @@
 import json
 import math
 
-import jax
 import numpy as np
 import pytest
 
 from attn_lstm.errors import UserError
-from attn_lstm.parallel import make_mesh
 from attn_lstm.rows import create_row
 from attn_lstm.runs.inputs import Inputs
 from attn_lstm.training import loop
-from tests.training.test_loop import assert_equal, final_variables, metrics
+from tests.work_directories import assert_equal, final_variables, metrics
 
 # Every kernel grows a millionfold with each update.
 EXPLODING = {
@@ -23,11 +21,6 @@ EXPLODING = {
     "train.eval_every": 10,
     "train.log_every": 5,
 }
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    return make_mesh(jax.devices()[:1])
 
 
 def reports(directory):

@@ -7,15 +7,9 @@ import jax
 import pytest
 from jax.experimental import multihost_utils
 
-from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import features
 from attn_lstm.training import loop
 from attn_lstm.training.stop import Stop, Stopped
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    return make_mesh(jax.devices()[:1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
