@@ -110,22 +110,23 @@ class PixelBoxes(Sequence[np.ndarray]):
             pictures = dict(
                 zip(rows, pool.map(_picture, (self._paths[row] for row in rows)), strict=True)
             )
-        meanings = {
+        read = {
             row: _meaning(self._objects[row], tuple(self._sizes[row].tolist()), picture)
             for row, picture in pictures.items()
         }
+        # What one picture leaves open is as in the others of the file.
+        swapped = "in_picture" in read.values() and "in_file" not in read.values()
+        meanings = {row: _settled(meaning, pictures[row], swapped) for row, meaning in read.items()}
         found = list(meanings.values())
-        # What sizes leave open is as in the other pictures of the file.
         as_stored = found.count("stored") > found.count("upright")
-        exchanged = "in_picture" in found and "in_file" not in found
-        lost = {"unknown", "in_file"} | (set() if exchanged else {"exchanged"})
-        unknown = [row for row, meaning in meanings.items() if meaning in lost]
-        self._warn(meanings, pictures, unknown, as_stored)
+        self._warn(meanings, pictures, as_stored)
         relative = [_NONE] * len(self._objects)
-        for row in set(rows) - set(unknown):
-            meaning, picture, size = meanings[row], pictures[row], self._sizes[row]
+        for row, meaning in meanings.items():
+            if meaning == "unknown":
+                continue
+            picture, size = pictures[row], self._sizes[row]
             is_stored = meaning == "stored" or (meaning == "either" and as_stored)
-            if picture and (meaning in ("in_picture", "exchanged") or not size.all()):
+            if picture and (meaning == "in_picture" or not size.all()):
                 size = np.array(picture.stored if is_stored else picture.upright)
             turn = picture.orientation if picture and is_stored else 1
             relative[row] = _parts(self._objects[row], size, turn)
@@ -135,10 +136,9 @@ class PixelBoxes(Sequence[np.ndarray]):
         self,
         meanings: dict[int, str],
         pictures: dict[int, _Picture | None],
-        unknown: Sequence[int],
         as_stored: bool,
     ) -> None:
-        if unknown:
+        if unknown := [row for row, meaning in meanings.items() if meaning == "unknown"]:
             sizes = [
                 f"{self._paths[row]} ({_sides(self._sizes[row])} there, "
                 f"{_sides(picture.upright) if (picture := pictures[row]) else 'unreadable'})"
@@ -182,9 +182,9 @@ def _meaning(objects: np.ndarray, size: tuple[int, int], picture: _Picture | Non
 
     Returns:
       'plain', of a picture that nothing turns; 'upright' or 'stored', of the one after or before
-      EXIF turns it; 'either' of these, by their sizes; of a picture with exchanged sides:
-      'in_picture' if the boxes have room in the picture only, 'in_file' if in the stated size
-      only, else 'exchanged'; 'unknown', of another picture.
+      EXIF turns it; 'either' of these, by their sizes; of an upright picture with exchanged
+      sides: 'in_picture' if the boxes have room in the picture only, 'in_file' if in the stated
+      size only, else 'exchanged'; 'unknown', of another picture.
     """
     if picture is None:
         return "plain" if all(size) else "unknown"
@@ -193,16 +193,27 @@ def _meaning(objects: np.ndarray, size: tuple[int, int], picture: _Picture | Non
     fits_upright, fits_stored = _fits(size, picture.upright), _fits(size, picture.stored)
     if picture.orientation == 1 and fits_stored:
         return "plain"
-    if fits_upright and fits_stored:
-        return "either"
     if fits_upright:
-        return "upright"
-    if fits_stored:
-        return "stored"
-    if size != picture.upright[::-1]:
-        return "unknown"
-    in_picture, in_file = _holds(picture.upright, objects), _holds(size, objects)
-    return "exchanged" if in_picture == in_file else "in_picture" if in_picture else "in_file"
+        return "either" if fits_stored else "upright"
+    if size == picture.upright[::-1]:
+        in_picture, in_file = _holds(picture.upright, objects), _holds(size, objects)
+        return "exchanged" if in_picture == in_file else "in_picture" if in_picture else "in_file"
+    return "stored" if fits_stored else "unknown"
+
+
+def _settled(meaning: str, picture: _Picture | None, swapped: bool) -> str:
+    """What exchanged sides mean: the file has swapped them, or its picture was turned since.
+
+    Args:
+        meaning: as `_meaning` gives it.
+        picture: whose.
+        swapped: boxes of the file show that it has swapped width and height.
+    """
+    if meaning not in ("exchanged", "in_file"):
+        return meaning
+    if meaning == "exchanged" and swapped:
+        return "in_picture"
+    return "stored" if picture is not None and picture.orientation > 4 else "unknown"
 
 
 def _fits(size: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -121,6 +121,17 @@ def test_exchanged_sides_are_put_right_where_boxes_show_whose_they_are(tmp_path,
     assert not said()
 
 
+@pytest.mark.parametrize("orientation", [5, 6])  # by 7 and 8 the object comes to lie within both
+def test_sizes_of_the_stored_picture_may_stand_beside_boxes_of_the_upright_one(
+    tmp_path, orientation, said
+):
+    path = write(tmp_path / "a.png", orientation)
+    box = upright(orientation)[1]  # reaches beyond the stated height
+    (found,) = placed([(path, (WIDTH, HEIGHT), box)])
+    np.testing.assert_allclose(found, [[7, *seen(path)]], atol=1e-6)
+    assert not said()
+
+
 @pytest.mark.parametrize(
     ("size", "box"),
     [
