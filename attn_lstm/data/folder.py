@@ -8,7 +8,8 @@ The file lies in the folder itself and takes one of three forms:
                     cats/1.jpg,1,1,train
     labels.jsonl    {"image": "cats/1.jpg", "labels": ["cat", "sofa"], "split": "train"}
 
-or there is a folder of images for each label: see `class_folders`.
+or there is a folder of images for each label: see `class_folders`; or train/, valid/ and test/ hold
+Roboflow's _classes.csv, a column a label, beside their images.
 
 Text is UTF-8, with or without a byte order mark, or UTF-16 with one, and lines end as they like;
 semicolons or tabs may stand in the place of the commas. Space around a cell or a label means
@@ -33,6 +34,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
@@ -54,12 +56,15 @@ from attn_lstm.data.table import (
     VALIDATION_FRACTION,
     Table,
     check_choice,
+    combined,
+    roles,
     split_of,
 )
 from attn_lstm.errors import UserError
 
 LABEL_FILES = ("labels.csv", "labels.jsonl")
 
+_EXPORTED, _FILENAME = "_classes.csv", "filename"  # Roboflow's file, and its word for an image
 _DELIMITERS = ",;\t"  # the comma's place, where a table was saved with regional settings
 
 
@@ -145,14 +150,27 @@ def read_labels(path: str | os.PathLike[str], separator: str = "") -> Table:
         raise UserError(f"{root} holds both {' and '.join(LABEL_FILES)}: leave exactly one there")
     if files:
         return _read_file(files[0], separator)
-    names_in(root)  # complains if that is why there is none
-    table = class_folders.read(root)
+    table = _read_exported(root) or class_folders.read(root)
     if table is None:
         raise UserError(
             f"{root} holds neither {' nor '.join(LABEL_FILES)}, and its images do not all lie in a "
             "folder for each label: leave exactly one label file there"
         )
     return table
+
+
+def _read_exported(root: Path) -> Table | None:
+    """Roboflow's labels of whole images: PART/_classes.csv, a column a label, beside the images."""
+    files = {
+        SPLIT_NAMES[name.lower()]: root / name / _EXPORTED
+        for name in names_in(root)
+        if name.lower() in SPLIT_NAMES and os.path.isfile(root / name / _EXPORTED)
+    }
+    tables = []
+    for part, role in roles(files.keys()).items():
+        table = _read_file(files[part], "")
+        tables.append(replace(table, splits=(role,) * len(table.image_ids)))
+    return combined(root, tables) if tables else None
 
 
 def _read_file(file: Path, separator: str) -> Table:
@@ -254,6 +272,8 @@ def _parse_csv(text: str, separator: str) -> tuple[list[str] | None, list[_Row]]
     """The labels that have a column each, or None where one column lists them; and the rows."""
     records = _csv_records(text)
     line, header = next(records, (1, []))
+    if "image" not in header:
+        header = ["image" if name == _FILENAME else name for name in header]
     names = _label_columns(header, line)
     rows = []
     for line, cells in records:
@@ -275,7 +295,8 @@ def _delimiter(text: str) -> str:
     """What divides the cells: of those that give the header a column 'image', the usual first."""
     header = text.lstrip().partition("\n")[0]
     for delimiter in _DELIMITERS:
-        if "image" in (cell.strip().strip('"') for cell in header.split(delimiter)):
+        cells = {cell.strip().strip('"') for cell in header.split(delimiter)}
+        if cells & {"image", _FILENAME}:
             return delimiter
     return _DELIMITERS[0]
 

@@ -201,6 +201,25 @@ def test_backslashes_and_detours_name_the_same_file(root):
     assert len(split.images.read(tf.constant(0, tf.int64)).numpy()) > 100
 
 
+def test_roboflows_labels_of_whole_images_are_read(tmp_path):
+    for part, names in {"train": "abcd", "valid": "ef", "test": "gh"}.items():
+        write_images(tmp_path, [f"{part}/{name}.jpg" for name in names])
+        rows = [f"{name}.jpg, 1, {i % 2}" for i, name in enumerate(names)]
+        table = "\n".join(["filename, cat, dog", *rows])
+        (tmp_path / part / "_classes.csv").write_text(table)
+    assert ids(tmp_path) == {
+        "train": ("a.jpg", "b.jpg", "c.jpg", "d.jpg"),
+        "validation": ("e.jpg", "f.jpg"),
+        "test": ("g.jpg", "h.jpg"),
+    }
+    split = folder.load_folder_split(tmp_path, "test")
+    assert split.label_names == ("cat", "dog")
+    np.testing.assert_array_equal(split.labels, [[1, 0], [1, 1]])
+    assert split.images.name(1) == str(tmp_path / "test" / "h.jpg")
+    (tmp_path / "test" / "_classes.csv").write_text("filename, cat, dog\ng.jpg, 2, 0")
+    assert "_classes.csv, line 2: label 'cat' is '2'; write 0 or 1" in complaint(tmp_path)
+
+
 # ------------------------------------------------------------------- a folder for each label
 
 
