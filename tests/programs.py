@@ -226,6 +226,7 @@ def _be(command: list[str], cwd: str, variables: Mapping[str, str], compiled: bo
         exec(rest[0], {"__name__": "__main__"})
     elif kind == "-m":
         sys.argv = rest
+        sys.modules.pop(rest[0], None)  # as in a new process, where nothing has imported it
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv = command

@@ -302,11 +302,15 @@ def _batches(
 
     def batches() -> Iterator[tuple[np.ndarray, ...]]:
         # One thread: a source reads the records of a batch in parallel itself.
-        with ThreadPoolExecutor(1) as pool:
+        pool = ThreadPoolExecutor(1)
+        try:
             reading = (pool.submit(read, *rows) for rows in order.prefetch(2).as_numpy_iterator())
             queue = deque(itertools.islice(reading, _AHEAD))
             while queue:
                 yield queue.popleft().result()
                 queue.extend(itertools.islice(reading, 1))
+        finally:
+            # Not waited for: the garbage collector may end this generator in the pool's own thread.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     return Batches(batches(), split, on_bad_image, diagnose)
