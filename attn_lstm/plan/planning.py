@@ -78,7 +78,7 @@ def make_plan(
     """Compiles the steps of a run for devices that need not be there, and estimates.
 
     Args:
-      config: as `configs/common.py` lays it out.
+      config: as docs/config.md lays it out.
       on: as --on names the devices.
       say: gets a line on each thing that takes a while.
 
@@ -141,7 +141,8 @@ def _resolved(config: ml_collections.ConfigDict, target: Target) -> ml_collectio
     resolved = ml_collections.ConfigDict(config)
     if resolved.dtype == "auto":
         resolved.dtype = "float32" if target.device.platform == "cpu" else "bfloat16"
-    resolved.data.path = config.data.path or "data that are not at hand"
+    if config.data.name != "digits":  # which are made where they are not
+        resolved.data.path = config.data.path or "data that are not at hand"
     return resolved.lock()
 
 

@@ -9,7 +9,7 @@ from attn_lstm.plan import planning
 from attn_lstm.plan.compiling import Facts, Refused
 from attn_lstm.plan.report import render
 from configs import coco
-from tests.programs import run
+from tests.programs import ROOT, run
 
 
 @pytest.fixture
@@ -121,8 +121,10 @@ def test_products_of_another_type_and_questions_to_the_host_are_named(compiles, 
 
 
 @pytest.mark.slow
-def test_a_run_on_this_machine_is_planned_by_the_command():
-    finished = run("-m", "attn_lstm.plan", "--config=configs/digits.py:order_free", "--on=cpu")
+def test_a_run_on_this_machine_is_planned_by_the_command_which_leaves_nothing_behind(tmp_path):
+    config = f"--config={ROOT}/configs/digits.py:order_free"
+    finished = run("-m", "attn_lstm.plan", config, "--on=cpu", cwd=tmp_path)
+    assert not [*tmp_path.iterdir()]
     assert finished.returncode == 0, finished.stderr
     assert "order_free on digits (8,000 training and 1,000 validation images, 10 labels" in (
         finished.stdout
