@@ -1,11 +1,13 @@
-r"""Images a second that the input pipeline delivers, beside a bare JPEG decoder on the same files.
+r"""Images a second that the input pipeline delivers, beside PyTorch's DataLoader and a bare decoder.
 
     python -m benchmarks.input_pipeline --images=FOLDER [--image_size=224] [--count=1000] \
         [--rounds=5]
 
 All sides read the files of the folder's JPEGs on all cores, in turn, each in a pipeline made for
-its turn; the clock starts behind the first batches. The floor is the bare decoder: a picture that
-is resized and batched must have been decoded.
+its turn; the clock starts behind the first batches. The DataLoader has Pillow in as many workers as
+there are cores, and gives the same pixels, but for `draft`, which has libjpeg decode a picture
+smaller than it is. The floor is TensorFlow's bare decoder: a picture that is resized and batched
+must have been decoded.
 """
 
 import statistics
@@ -23,6 +25,7 @@ from attn_lstm.data.cpu_tensorflow import tf
 from attn_lstm.data.pipeline import Augment, train_batches
 from attn_lstm.errors import UserError
 from benchmarks import measure
+from benchmarks.torch_loader import delivered
 
 _IMAGES = flags.DEFINE_string("images", None, "folder in which JPEGs are looked for (required)")
 _SIZE = flags.DEFINE_integer("image_size", 224, "pixels, both sides")
@@ -77,11 +80,11 @@ def _delivered(split: Split, augment: Augment) -> Iterator[int]:
 
 
 def _whole(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    return preprocess.decode(encoded)
+    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _resized(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    return preprocess.resize(preprocess.decode(encoded), _SIZE.value, "squash")
+    return preprocess.decode(encoded, _SIZE.value, "squash")
 
 
 def _box(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -107,6 +110,8 @@ def main() -> int:
         raise UserError(f"--images={_IMAGES.value}: no .jpg or .jpeg in there")
     split = _split(paths)
     sides = {
+        "DataLoader, Pillow": partial(delivered, paths, _SIZE.value, _BATCH, draft=False),
+        "DataLoader, Pillow with draft": partial(delivered, paths, _SIZE.value, _BATCH, draft=True),
         "the bare decoder": partial(_decoded, split, _whole),
         "decoded and resized": partial(_decoded, split, _resized),
         "a random box, decoded and resized": partial(_decoded, split, _box),
@@ -119,16 +124,21 @@ def main() -> int:
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for name in measure.turns(list(sides), _ROUNDS.value):
         rates[name].append(_rate(sides[name]()))
-    bare = rates["the bare decoder"]
+    floors = rates["DataLoader, Pillow"], rates["the bare decoder"]
     rows = [
-        (name, f"{statistics.median(each):.0f}", f"{measure.median_ratio(each, of=bare):.2f}")
+        (
+            name,
+            f"{statistics.median(each):.0f}",
+            *(f"{measure.median_ratio(each, of=floor):.2f}" for floor in floors),
+        )
         for name, each in rates.items()
     ]
     sizes = [tf.io.extract_jpeg_shape(tf.io.read_file(str(p)))[:2].numpy() for p in paths[:500]]
     height, width = np.median(sizes, axis=0)
     print(f"{measure.machine()}\n{len(paths)} JPEGs of {height:.0f} x {width:.0f} pixels (median)")
     title = f"To {_SIZE.value} x {_SIZE.value} pixels; a box has {_AREA[0]} to 1 of the area"
-    measure.print_table(title, ("side", "images/s (median)", "to the bare decoder's"), rows)
+    columns = ("side", "images/s (median)", "to the DataLoader's", "to the bare decoder's")
+    measure.print_table(title, columns, rows)
     return errors.DONE
 
 

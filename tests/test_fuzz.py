@@ -99,7 +99,7 @@ def test_any_bytes_are_a_picture_or_one_line(content):
 @settings(max_examples=100)
 def test_any_bytes_are_a_picture_or_an_error_of_tensorflow(content):
     try:
-        check_picture(preprocess.decode(tf.constant(content), MOST).numpy())
+        check_picture(preprocess.decode(tf.constant(content), 16, "crop", MOST).numpy())
     except tf.errors.InvalidArgumentError as error:
         one_line(error.message.split("\n")[0])
 

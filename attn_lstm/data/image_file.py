@@ -1,7 +1,6 @@
 """One image file, whatever it holds: its pixels as a person sees them, or one line on why not.
 
-Pillow does the work, without TensorFlow. `preprocess.decode` hands on to here whatever is no plain
-JPEG.
+Pillow does the work, without TensorFlow.
 """
 
 from __future__ import annotations
@@ -34,6 +33,11 @@ _TURNS = {
 
 
 def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """`read` as an array: uint8[h,w,3], RGB."""
+    return np.asarray(read(content, max_pixels))
+
+
+def read(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The first picture of a JPEG, PNG, BMP, GIF or WebP file, as `to_rgb` shows it.
 
     Args:
@@ -41,16 +45,12 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       max_pixels: height times width at most, at most `MOST_PIXELS`. A larger image is refused by
         its header, before there is room made for its pixels.
 
-    Returns:
-      uint8[h,w,3], RGB.
-
     Raises:
       ValueError: no such image, a damaged one, or too large a one; its message is one line.
     """
     try:
         with Image.open(io.BytesIO(_without_notes(content)), formats=FORMATS) as image:
             _check_size(*image.size, max_pixels)
-            image.load()
             return to_rgb(image)
     except Image.UnidentifiedImageError:
         what = "not an image" if content else "an empty file"
@@ -118,19 +118,20 @@ def read_header(path: str | os.PathLike[str]) -> tuple[int, int, int]:
         raise ValueError(str(error)) from error
 
 
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """uint8[h,w,3] of a Pillow image, turned upright as its EXIF says.
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image of mode RGB, turned upright as its EXIF says.
 
     Greyscale is repeated over the channels, of 16 bits the upper 8 are taken, and transparency is
     dropped: the colours below it stay, as for the loaders that published weights were trained with.
     """
+    image.load()
     turn = _TURNS.get(_orientation(image))
     if turn is not None:
         image = image.transpose(turn)
     if image.mode.startswith("I"):  # Pillow's conversion would cut at 255
         grey = np.clip(np.asarray(image), 0, 65_535) >> 8
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
-    return np.asarray(image.convert("RGB"))
+        image = Image.fromarray(grey.astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:

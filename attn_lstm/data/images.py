@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from attn_lstm.data import image_file, preprocess
-from attn_lstm.data.cpu_tensorflow import tf
-from attn_lstm.data.pipeline import tensorflow_complaint
+from attn_lstm.data import image_file
 from attn_lstm.errors import UserError
 
 ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
@@ -20,36 +18,20 @@ ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
 _PILLOW = threading.Lock()
 
 
-def read_image(path: str | os.PathLike[str], max_pixels: int = image_file.MAX_PIXELS) -> np.ndarray:
-    """A file as uint8[h,w,3], RGB; `preprocess.decode` says which and how.
-
-    Raises:
-      UserError: the file cannot be read or decoded.
-    """
-    try:
-        return preprocess.decode(Path(path).read_bytes(), max_pixels).numpy()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except tf.errors.OpError as error:
-        raise UserError(f"{path}: {tensorflow_complaint(error.message)}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def as_pixels(image: ImageLike, name: str, max_pixels: int = image_file.MAX_PIXELS) -> np.ndarray:
-    """A file, an array or a Pillow image as uint8[h,w,3], RGB.
+def as_picture(image: ImageLike, name: str, max_pixels: int = image_file.MAX_PIXELS) -> Image.Image:
+    """A file, an array or a Pillow image as a Pillow image of mode RGB.
 
     Args:
       image: a path; uint8[h,w,3] in RGB or uint8[h,w], grey; or a Pillow image, which is taken
         as its file would be: turned upright, and without transparency.
       name: what messages call it, unless it is a path.
-      max_pixels: of a file; see `preprocess.decode`.
+      max_pixels: of a file; see `image_file.read`.
 
     Raises:
       UserError: naming an image that is none of these, or cannot be read.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(image, max_pixels)
+        return read_picture(image, max_pixels)
     if isinstance(image, Image.Image):
         try:
             with _PILLOW:
@@ -66,9 +48,20 @@ def as_pixels(image: ImageLike, name: str, max_pixels: int = image_file.MAX_PIXE
         raise UserError(
             f"{name} is {image.dtype}{list(image.shape)}: give uint8[h,w,3] in RGB, or uint8[h,w]"
         )
-    return np.repeat(image[..., None], 3, axis=-1) if grey else image
+    return Image.fromarray(image).convert("RGB")
 
 
-def resized(image: np.ndarray, size: int, rule: str) -> np.ndarray:
-    """uint8[h,w,3] -> uint8[size,size,3]: `preprocess.resize` on arrays."""
-    return preprocess.resize(tf.constant(image), size, rule).numpy()
+def read_picture(
+    path: str | os.PathLike[str], max_pixels: int = image_file.MAX_PIXELS
+) -> Image.Image:
+    """A file as a Pillow image of mode RGB; `image_file.read` says which and how.
+
+    Raises:
+      UserError: the file cannot be read or decoded.
+    """
+    try:
+        return image_file.read(Path(path).read_bytes(), max_pixels)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from attn_lstm.data import preprocess
+from attn_lstm.data import image_file
 from attn_lstm.data.cpu_tensorflow import tf
 from attn_lstm.data.pipeline import tensorflow_complaint
 from attn_lstm.data.split import Split
@@ -19,7 +19,7 @@ def read_originals(split: Split, rows: Iterable[int], max_pixels: int) -> Iterat
     Args:
       split: whose images.
       rows: of the split.
-      max_pixels: as in `preprocess.decode`.
+      max_pixels: as in `image_file.read`.
 
     Raises:
       UserError: from `next`, for an image that cannot be read or decoded.
@@ -30,8 +30,9 @@ def read_originals(split: Split, rows: Iterable[int], max_pixels: int) -> Iterat
 def _read(split: Split, row: int, max_pixels: int) -> np.ndarray:
     try:
         encoded = split.images.read(tf.constant(row, tf.int64))
-        return preprocess.decode(encoded, max_pixels).numpy()
+        return image_file.decode(encoded.numpy(), max_pixels)
     except tf.errors.OpError as error:
-        raise UserError(
-            f"cannot draw {split.images.name(row)}: {tensorflow_complaint(error.message)}"
-        ) from error
+        reason = tensorflow_complaint(error.message)
+    except ValueError as error:
+        reason = str(error)
+    raise UserError(f"cannot draw {split.images.name(row)}: {reason}")

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from absl import logging
 
-from attn_lstm.data import image_file, preprocess
+from attn_lstm.data import image_file, preprocess, resizing
 from attn_lstm.data.cpu_tensorflow import tf
 from attn_lstm.data.split import Batch, ImageSource, Split
 from attn_lstm.errors import UserError
@@ -166,19 +166,21 @@ def _read_or_blank(
     images: ImageSource,
     row: tf.Tensor,
     wanted: tf.Tensor,
-    decode: Callable[[tf.Tensor], tf.Tensor],
+    show: Callable[[tf.Tensor], tf.Tensor],
+    size: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """int64[], bool[] -> (uint8[h,w,3], bool[]): the image and True, or one black pixel and False.
+    """int64[], bool[] -> (uint8[size,size,3], bool[]): the image and True, or black and False.
 
     TensorFlow has no `try`, but a data set that ignores its errors and has something to go on
     with is one. So a bad image neither ends the epoch nor moves another row.
     """
 
     def read(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return decode(images.read(row)), tf.constant(True)
+        return show(images.read(row)), tf.constant(True)
 
     attempt = tf.data.Dataset.from_tensors(row).filter(lambda row: wanted).map(read)
-    blank = tf.data.Dataset.from_tensors((tf.zeros([1, 1, 3], tf.uint8), tf.constant(False)))
+    black = tf.zeros([size, size, 3], tf.uint8)
+    blank = tf.data.Dataset.from_tensors((black, tf.constant(False)))
     return attempt.ignore_errors().concatenate(blank).take(1).get_single_element()
 
 
@@ -208,19 +210,18 @@ class _View:
     seed: int
     max_pixels: int
 
-    def decode(self, encoded: tf.Tensor, seeds: _Seeds) -> tf.Tensor:
-        scale = self.augment.crop_scale
-        if scale is None:
-            return preprocess.decode(encoded, self.max_pixels)
-        return preprocess.decode_random_crop(
-            encoded, seeds.crop, self.image_size, scale, max_pixels=self.max_pixels
-        )
-
-    def finish(self, image: tf.Tensor, seeds: _Seeds) -> tf.Tensor:
+    def show(self, encoded: tf.Tensor, seeds: _Seeds) -> tf.Tensor:
         augment = self.augment
-        # What was cropped has its size already, and a blank has none.
-        rule = self.resize if augment.crop_scale is None else "squash"
-        image = preprocess.resize(image, self.image_size, rule)
+        if augment.crop_scale is None:
+            image = preprocess.decode(encoded, self.image_size, self.resize, self.max_pixels)
+        else:
+            image = preprocess.decode_random_crop(
+                encoded,
+                seeds.crop,
+                self.image_size,
+                augment.crop_scale,
+                max_pixels=self.max_pixels,
+            )
         if augment.flip:
             image = preprocess.random_flip(image, seeds.flip)
         if augment.randaugment_layers:
@@ -261,11 +262,11 @@ def _batches(
             split.images,
             row,
             (row >= 0) & ~ending,
-            lambda encoded: view.decode(encoded, seeds),
+            lambda encoded: view.show(encoded, seeds),
+            view.image_size,
         )
-        image = view.finish(image, seeds)
         return (
-            tf.cond(good, lambda: image, lambda: tf.zeros_like(image)),
+            image,
             tf.cast(tf.gather(labels, tf.maximum(row, 0)) & (row >= 0), tf.float32),
             good,
             tf.cast(row, tf.int32),
@@ -357,9 +358,11 @@ class Batches(Iterator[Batch]):
 def _diagnosis(split: Split, max_pixels: int, row: int) -> str:
     """Why the image of `row` could not be read or decoded: one line."""
     try:
-        preprocess.decode(split.images.read(tf.constant(row, tf.int64)), max_pixels)
+        image_file.read(split.images.read(tf.constant(row, tf.int64)).numpy(), max_pixels)
     except tf.errors.OpError as error:
         return tensorflow_complaint(error.message)
+    except ValueError as error:
+        return str(error)
     return "it could not be read at first, but could a moment later (a failing disk or network?)"
 
 
@@ -382,9 +385,9 @@ def _check(split: Split, image_size: int, resize: str, seed: int = 0) -> None:
         raise UserError(f"the {split.name} split of {split.dataset} holds no image")
     if image_size < 1:
         raise UserError(f"data.image_size is {image_size}: give at least 1 pixel")
-    if resize not in preprocess.RESIZE_RULES:
+    if resize not in resizing.RESIZE_RULES:
         raise UserError(
-            f"data.resize is {resize!r}: choose from {', '.join(preprocess.RESIZE_RULES)}"
+            f"data.resize is {resize!r}: choose from {', '.join(resizing.RESIZE_RULES)}"
         )
     if not 0 <= seed <= _MAX_SEED:
         raise UserError(f"seed is {seed}: give 0 to {_MAX_SEED}")
@@ -410,7 +413,7 @@ def train_batches(
       split: N examples.
       batch_size: examples in a global batch; each host yields batch_size / process_count.
       image_size: height and width of the images, in pixels.
-      resize: a rule of `preprocess.RESIZE_RULES`, unless `augment` crops at random.
+      resize: a rule of `resizing.RESIZE_RULES`, unless `augment` crops at random.
       augment: the random changes.
       seed: of the order and of the augmentation, 0 to 2^31 - 1.
       start_step: the first batch to yield, at no cost whatever it is.

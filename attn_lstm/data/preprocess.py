@@ -11,166 +11,59 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from attn_lstm.data import image_file
+import numpy as np
+
+from attn_lstm.data import image_file, resizing
 from attn_lstm.data.cpu_tensorflow import tf
-from attn_lstm.data.split import CROP_RATIO
 
 GREY = 128  # what uncovered and cut-out pixels are filled with
 _REDUCTIONS = (1, 2, 4, 8)  # by which libjpeg can decode a picture smaller than it is
-_CROP_STRIP = 8  # how much longer than the other a side may be before a crop cuts it first
 
 
-# ------------------------------------------------------------------------------------ decoding
-
-_JPEG = b"\xff\xd8"
-# Bytes in which EXIF is looked for: by its standard it comes first, behind a short header at most.
-_EXIF_WITHIN = 2**16
-# TensorFlow's default is a faster, coarser transform than PIL's and torchvision's, with which
-# published weights were trained.
-_DCT = "INTEGER_ACCURATE"
+# ----------------------------------------------------------------------- decoding and resizing
+#
+# Pillow does it here as in `data.images`: what is predicted later is what was learned from. It
+# works without Python's lock, so that images are decoded beside each other.
 
 
-def decode(encoded: tf.Tensor, max_pixels: int = image_file.MAX_PIXELS) -> tf.Tensor:
-    """string[] with a JPEG, PNG, BMP, GIF or WebP (its first frame) -> uint8[h,w,3].
-
-    The picture is that of `image_file.decode`: upright, and without transparency.
+def decode(
+    encoded: tf.Tensor, size: int, rule: str, max_pixels: int = image_file.MAX_PIXELS
+) -> tf.Tensor:
+    """string[] with a file that `image_file.read` takes -> uint8[size,size,3].
 
     Args:
       encoded: the whole file.
-      max_pixels: height times width at most, at most `image_file.MOST_PIXELS`; checked in the
-        header, before there is room made for the pixels.
+      size, rule: as in `resizing.resize`.
+      max_pixels: height times width at most, at most `image_file.MOST_PIXELS`.
 
     Raises:
       tf.errors.InvalidArgumentError: not such an image, a damaged one, or too large a one.
     """
 
-    def jpeg(size: tf.Tensor) -> tf.Tensor:
-        return tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT)
+    def show(content: bytes) -> np.ndarray:
+        return resizing.resize(image_file.read(content, max_pixels), size, rule)
 
-    return _decode(encoded, max_pixels, jpeg, lambda image: image)
-
-
-def _decode(
-    encoded: tf.Tensor,
-    max_pixels: int,
-    jpeg: Callable[[tf.Tensor], tf.Tensor],
-    rest: Callable[[tf.Tensor], tf.Tensor],
-) -> tf.Tensor:
-    """string[] -> uint8[h,w,3].
-
-    Args:
-      encoded: see `decode`, and for `max_pixels`.
-      jpeg: what decodes a plain JPEG of size int64[3], (height, width, channels).
-      rest: what is to be done with the decoded picture of every other file.
-    """
-    encoded = tf.convert_to_tensor(encoded)
-    is_jpeg = tf.strings.substr(encoded, 0, len(_JPEG)) == _JPEG
-    nothing = tf.zeros([3], tf.int64)
-    size = tf.cond(
-        is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded, output_type=tf.int64), lambda: nothing
-    )
-    start = tf.strings.substr(encoded, 0, _EXIF_WITHIN)
-    has_exif = tf.strings.regex_full_match(start, rb"(?s)\C*Exif\x00\x00\C*")
-    is_cmyk = size[2] == 4  # on whose sign TensorFlow and Pillow do not always agree
-    # Nearly all images are plain JPEGs. TensorFlow decodes them without Python's lock, and exactly
-    # as Pillow does.
-    is_plain = is_jpeg & (size[0] * size[1] <= max_pixels) & ~has_exif & ~is_cmyk
-    image = tf.cond(
-        is_plain, lambda: jpeg(size), lambda: rest(_decode_by_pillow(encoded, max_pixels))
-    )
-    return tf.ensure_shape(image, [None, None, 3])
-
-
-def _decode_by_pillow(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    if tf.executing_eagerly():
-        try:
-            return tf.constant(image_file.decode(encoded.numpy(), max_pixels))
-        except ValueError as error:
-            raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
-    return tf.numpy_function(
-        lambda content: image_file.decode(content, max_pixels), [encoded], tf.uint8, stateful=False
-    )
-
-
-# ------------------------------------------------------------------------------------ resizing
-
-
-def to_uint8(image: tf.Tensor) -> tf.Tensor:
-    """float32[...] -> uint8[...]: rounded, and cut at 0 and 255."""
-    return tf.saturate_cast(tf.round(image), tf.uint8)
-
-
-def _resample(image: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) -> tf.Tensor:
-    # Without antialiasing, shrinking a photograph skips pixels: a gap to torchvision and PIL.
-    return tf.cond(
-        tf.reduce_all(tf.shape(image)[:2] == [height, width]),
-        lambda: image,
-        lambda: to_uint8(tf.image.resize(image, [height, width], "bilinear", antialias=True)),
-    )
-
-
-def _scaled(length: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
-    return tf.maximum(1, tf.cast(tf.round(tf.cast(length, tf.float32) * by), tf.int32))
-
-
-def _squash(image: tf.Tensor, size: int) -> tf.Tensor:
-    return _resample(image, size, size)
-
-
-def _crop(image: tf.Tensor, size: int) -> tf.Tensor:
-    shorter = round(size / CROP_RATIO)
-    image = _without_far_ends(image)
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    by = shorter / tf.minimum(height, width)
-    image = _resample(
-        image,
-        tf.maximum(shorter, _scaled(height, tf.cast(by, tf.float32))),
-        tf.maximum(shorter, _scaled(width, tf.cast(by, tf.float32))),
-    )
-    top = (tf.shape(image)[0] - size) // 2
-    left = (tf.shape(image)[1] - size) // 2
-    return image[top : top + size, left : left + size]
-
-
-def _without_far_ends(image: tf.Tensor) -> tf.Tensor:
-    """The centre of a strip: scaled as a whole, one pixel by 60,000 would take 100 GB."""
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    most = _CROP_STRIP * tf.minimum(height, width)
-    top, left = tf.maximum(0, height - most) // 2, tf.maximum(0, width - most) // 2
-    return image[top : height - top, left : width - left]
-
-
-def _pad(image: tf.Tensor, size: int) -> tf.Tensor:
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    by = tf.cast(size / tf.maximum(height, width), tf.float32)
-    height, width = (tf.minimum(size, _scaled(length, by)) for length in (height, width))
-    image = _resample(image, height, width)
-    return tf.image.pad_to_bounding_box(
-        image, (size - height) // 2, (size - width) // 2, size, size
-    )
-
-
-RESIZE_RULES: dict[str, Callable[[tf.Tensor, int], tf.Tensor]] = {
-    "squash": _squash,
-    "crop": _crop,
-    "pad": _pad,
-}
+    return tf.ensure_shape(_by_pillow(show, encoded), [size, size, 3])
 
 
 def resize(image: tf.Tensor, size: int, rule: str) -> tf.Tensor:
-    """uint8[h,w,3] -> uint8[size,size,3], bilinear with antialiasing.
+    """uint8[h,w,3] -> uint8[size,size,3]; see `resizing.resize`."""
 
-    Args:
-      image: the decoded image.
-      size: height and width of the result in pixels.
-      rule: 'squash' changes the aspect ratio; 'crop' scales the shorter side to
-        round(size / `CROP_RATIO`) pixels and keeps the centre; 'pad' scales the longer side to
-        `size` and centres the image between zeros.
+    def show(pixels: np.ndarray) -> np.ndarray:
+        return resizing.resize(pixels, size, rule)
 
-    Raises:
-      KeyError: a rule that is not in `RESIZE_RULES`.
-    """
-    return tf.ensure_shape(RESIZE_RULES[rule](image, size), [size, size, 3])
+    return tf.ensure_shape(_by_pillow(show, image), [size, size, 3])
+
+
+def _by_pillow(function: Callable[..., np.ndarray], value: tf.Tensor) -> tf.Tensor:
+    """The uint8 array that a function of a NumPy value gives; its `ValueError` as TensorFlow's."""
+    value = tf.convert_to_tensor(value)
+    if not tf.executing_eagerly():
+        return tf.numpy_function(function, [value], tf.uint8, stateful=False)
+    try:
+        return tf.constant(function(value.numpy()))
+    except ValueError as error:
+        raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
 
 
 # ------------------------------------------------------------------------- random crop and flip
@@ -179,6 +72,13 @@ def resize(image: tf.Tensor, size: int, rule: str) -> tf.Tensor:
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """uint8[h,w,3] -> uint8[h,w,3], mirrored left to right half of the time."""
     return tf.image.stateless_random_flip_left_right(image, seed)
+
+
+_JPEG = b"\xff\xd8"
+# Bytes in which EXIF is looked for: by its standard it comes first, behind a short header at most.
+_EXIF_WITHIN = 2**16
+# TensorFlow's default is a faster, coarser transform than Pillow's.
+_DCT = "INTEGER_ACCURATE"
 
 
 def decode_random_crop(
@@ -204,8 +104,18 @@ def decode_random_crop(
         it is the whole image.
       max_pixels: as in `decode`.
     """
+    encoded = tf.convert_to_tensor(encoded)
+    is_jpeg = tf.strings.substr(encoded, 0, len(_JPEG)) == _JPEG
+    nothing = tf.zeros([3], tf.int64)
+    shape = tf.cond(
+        is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded, output_type=tf.int64), lambda: nothing
+    )
+    start = tf.strings.substr(encoded, 0, _EXIF_WITHIN)
+    has_exif = tf.strings.regex_full_match(start, rb"(?s)\C*Exif\x00\x00\C*")
+    is_cmyk = shape[2] == 4  # on whose sign TensorFlow and Pillow do not always agree
+    is_plain = is_jpeg & (shape[0] * shape[1] <= max_pixels) & ~has_exif & ~is_cmyk
 
-    def jpeg(shape: tf.Tensor) -> tf.Tensor:
+    def of_the_file() -> tf.Tensor:
         box = _random_box(shape, seed, scale, ratio)
         reducible = tf.reduce_min(box[2:]) // (2 * size)
         fitting = sum(tf.cast(reducible >= by, tf.int32) for by in _REDUCTIONS[1:])
@@ -216,11 +126,13 @@ def decode_random_crop(
             encoded, box // by, channels=3, ratio=by, dct_method=_DCT
         )
 
-    def cut(image: tf.Tensor) -> tf.Tensor:
+    def of_the_picture() -> tf.Tensor:
+        image = _by_pillow(lambda content: image_file.decode(content, max_pixels), encoded)
+        image = tf.ensure_shape(image, [None, None, 3])
         box = _random_box(tf.shape(image), seed, scale, ratio)
         return tf.image.crop_to_bounding_box(image, *tf.unstack(box))
 
-    return resize(_decode(encoded, max_pixels, jpeg, cut), size, "squash")
+    return resize(tf.cond(is_plain, of_the_file, of_the_picture), size, "squash")
 
 
 def _random_box(

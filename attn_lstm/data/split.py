@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 SPLITS = ("train", "validation", "test")
-CROP_RATIO = 0.875  # 224 / 256, the central part that image classifiers are tested on
 
 
 class Batch(NamedTuple):

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.flax import save
 
 from attn_lstm import parallel, storage
-from attn_lstm.data.split import CROP_RATIO
+from attn_lstm.data.resizing import CROP_RATIO
 from attn_lstm.export.card import render_card
 from attn_lstm.export.program import (
     MEANINGS,
@@ -37,7 +37,7 @@ PROGRAM, DESCRIPTION, WEIGHTS, CARD = (
     "README.md",
 )
 
-# How an image becomes the square that goes in; `data.preprocess.resize` does it.
+# How an image becomes the square that goes in; `data.resizing.resize` does it.
 _RESIZING = {
     "squash": "to S x S pixels, whatever its shape",
     "crop": f"its shorter side to round(S / {CROP_RATIO}) pixels, then the S x S pixels of its "

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from attn_lstm.data.split import CROP_RATIO
+from attn_lstm.data.resizing import CROP_RATIO
 from attn_lstm.reports import fonts
 
 # Perceptually uniform, lighter with every step, and readable by the colour-blind.

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TextIO
 
 import ml_collections
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from attn_lstm.data.files import SUFFIXES, as_utf8, images_in
+from attn_lstm.data.images import read_picture
 from attn_lstm.errors import UserError
 from attn_lstm.reports.overlay import draw_panels
 from attn_lstm.serving.lines import csv_writer, jsonl_writer, record
@@ -158,15 +160,13 @@ class _Pictures:
 
     def draw(self, image: str, prediction: ImagePrediction) -> str:
         """Returns the path of the PNG."""
-        from attn_lstm.data.images import read_image
-
         path = self._folder / self._name(image)
         panels = [
             (f"{label.step}. {label.name} {label.probability:.2f}", label.attention)
             for label in prediction.labels
             if label.attention is not None
         ]
-        pixels = read_image(image, self._data.max_pixels)
+        pixels = np.asarray(read_picture(image, self._data.max_pixels))
         picture = draw_panels(pixels, os.path.basename(image), panels, self._data.resize)
         with writing(path):
             picture.save(path)

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import ml_collections
@@ -18,6 +17,8 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from attn_lstm import parallel
+from attn_lstm.data.images import ImageLike, as_picture
+from attn_lstm.data.resizing import resize
 from attn_lstm.decision import Prediction
 from attn_lstm.errors import UserError
 from attn_lstm.measures.calibration import Calibration
@@ -25,9 +26,6 @@ from attn_lstm.parallel import REPLICATED, SPLIT
 from attn_lstm.runs.opened import Opened, find_threshold, open_checkpoint
 from attn_lstm.runs.tuned import load_calibration
 from attn_lstm.runs.workdir import load_config
-
-if TYPE_CHECKING:
-    from attn_lstm.data.images import ImageLike
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,13 +183,12 @@ class Model:
 
     def _prepare(self, named: tuple[ImageLike, str]) -> np.ndarray | UserError:
         """uint8[S,S,3], or why there is none."""
-        from attn_lstm.data.images import as_pixels, resized
-
+        data = self.config.data
         try:
-            pixels = as_pixels(*named, self.config.data.max_pixels)
+            picture = as_picture(*named, data.max_pixels)
         except UserError as error:
             return error
-        return resized(pixels, self.config.data.image_size, self.config.data.resize)
+        return resize(picture, data.image_size, data.resize)
 
     def _stacked(self, pixels: list[np.ndarray | UserError], rows: int) -> np.ndarray:
         """uint8[rows,S,S,3], zero where there is no image."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
-from attn_lstm.data import image_file, preprocess
+from attn_lstm.data import image_file
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (24, 36, 3), np.uint8)
@@ -109,7 +109,6 @@ def test_no_text_or_profile_is_too_large_for_a_sound_png():
     for kind, content in notes.items():
         image = png(36, 24, 8, 2, rows, chunk(kind, content))
         np.testing.assert_array_equal(image_file.decode(image), NOISE)
-        np.testing.assert_array_equal(preprocess.decode(image).numpy(), NOISE)
         with pytest.raises(ValueError):
             image_file.decode(image[:-30])
 
@@ -158,7 +157,6 @@ def test_notes_of_other_kinds_turn_nothing(form):
     assert notes in content
     plain = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     np.testing.assert_array_equal(image_file.decode(content), plain)
-    np.testing.assert_array_equal(preprocess.decode(content, image_file.MAX_PIXELS), plain)
 
 
 @pytest.mark.parametrize("transform", [0, 2])  # CMYK and YCCK

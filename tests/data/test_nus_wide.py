@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from attn_lstm.data import load_split, nus_wide, preprocess
+from attn_lstm.data import image_file, load_split, nus_wide
 from attn_lstm.data.files import as_utf8
 from attn_lstm.data.nus_wide import load_nus_wide_split
 from attn_lstm.errors import UserError
@@ -100,7 +100,7 @@ def row(split, i: int) -> int:
 
 
 def brightness(split, row: int) -> np.ndarray:
-    return preprocess.decode(split.images.read(tf.constant(row, tf.int64))).numpy()
+    return image_file.decode(split.images.read(tf.constant(row, tf.int64)).numpy())
 
 
 def load_and_warnings(caplog, *args, **options):

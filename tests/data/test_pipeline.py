@@ -362,12 +362,12 @@ from pathlib import Path
 from attn_lstm.data import image_file
 from tests.data.test_pipeline import train, write_split
 
-decode = image_file.decode
+read = image_file.read
 def slow(content, max_pixels):
     time.sleep(0.2)
-    return decode(content, max_pixels)
+    return read(content, max_pixels)
 
-image_file.decode = slow
+image_file.read = slow
 batches = train(write_split(Path(sys.argv[1]), 30))
 print(next(batches).image_id.size)
 {ending}

@@ -19,7 +19,8 @@ import attn_lstm
 from attn_lstm import storage
 from attn_lstm.config import resolve
 from attn_lstm.data import load_split
-from attn_lstm.data.images import read_image, resized
+from attn_lstm.data.images import read_picture
+from attn_lstm.data.resizing import resize
 from attn_lstm.errors import UserError
 from attn_lstm.export import bundle
 from attn_lstm.export import program as programs
@@ -90,7 +91,7 @@ def exported(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pixels(files):
-    return np.stack([resized(read_image(path), 32, "squash") for path in files])
+    return np.stack([resize(read_picture(path), 32, "squash") for path in files])
 
 
 # Neither this package nor what it is built on may be imported.

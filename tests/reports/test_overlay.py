@@ -37,7 +37,7 @@ def test_any_image_under_any_map_keeps_its_size_and_ignores_the_scale(size, grid
 @pytest.mark.parametrize("resize", RULES)
 @pytest.mark.parametrize("size", [(60, 90), (90, 60), (64, 64), (40, 200)])
 def test_a_region_lights_up_where_the_network_saw_it(resize, size):
-    from attn_lstm.data.images import resized
+    from attn_lstm.data.resizing import resize as resized
 
     height, width = size
     places = np.zeros((*size, 3), np.uint8)
