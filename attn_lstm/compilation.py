@@ -12,6 +12,8 @@ import jax
 
 # Seconds of compilation from which a function is kept; JAX's own 1.0 leaves out half of them.
 _WORTH_KEEPING = 0.2
+# Options of JAX.
+_FOLDER, _USED = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
 
 
 def compiler_options(platform: str) -> dict[str, str]:
@@ -46,8 +48,7 @@ def keep_compiled() -> None:
     directory, and JAX's key does not tell them apart. Nothing happens where that cannot be written,
     or where JAX was told of another folder.
     """
-    option = "jax_compilation_cache_dir"
-    if getattr(jax.config, option) is not None:
+    if getattr(jax.config, _FOLDER) is not None:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     folder = home / "attn_lstm" / f"compiled-{_processor()}"
@@ -57,9 +58,15 @@ def keep_compiled() -> None:
         return
     if not os.access(folder, os.W_OK):
         return
-    jax.config.update(option, str(folder))
+    jax.config.update(_FOLDER, str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
+
+
+def kept_folder() -> Path | None:
+    """The folder in which JAX keeps compiled functions, where it does and this is one of files."""
+    folder, used = getattr(jax.config, _FOLDER), getattr(jax.config, _USED)
+    return Path(folder) if used and folder and os.path.isdir(folder) else None
 
 
 def _processor() -> str:

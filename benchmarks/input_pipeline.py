@@ -1,4 +1,4 @@
-r"""Images a second that the input pipeline delivers, beside PyTorch's DataLoader and a bare decoder.
+r"""Images a second of the input pipeline, beside PyTorch's DataLoader and a bare JPEG decoder.
 
     python -m benchmarks.input_pipeline --images=FOLDER [--image_size=224] [--count=1000] \
         [--rounds=5]

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +183,9 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, item: str, target: PyTree) -> None:
         """Names the first difference; Orbax's own message buries it."""
-        metadata = self._manager.item_metadata(step)[item]
-        there = _shapes(metadata.tree if hasattr(metadata, "tree") else metadata)
+        # The manager's own would read all items, the optimizer's state among them.
+        folder = self._directory / str(step) / item
+        there = _shapes(ocp.StandardCheckpointHandler().metadata(folder).tree)
         here = _shapes(target)
         for name in sorted({*there, *here}):
             if there.get(name) != here.get(name):
@@ -299,16 +301,25 @@ def find_damage(folder: Path) -> str | None:
         return f"{folder / _METADATA} is not as Orbax writes it: {first_line(error)}"
     if committed is not None and not 0 <= committed < 2**63:
         return f"{folder / _METADATA} is not as Orbax writes it: committed at {committed}"
-    for name, digest in digests.items():
-        path = folder / name
-        try:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return f"{path} has changed since it was saved"
-        except PermissionError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        except (OSError, ValueError) as error:  # the latter for a name that no file can have
-            return f"{path}: {getattr(error, 'strerror', None) or error}"
+    with ThreadPoolExecutor() as pool:  # reading and hashing wait for no lock of Python's
+        damages = pool.map(_find_change, [folder / name for name in digests], digests.values())
+        return next((damage for damage in damages if damage), None)
+
+
+def _find_change(path: Path, digest: str) -> str | None:
+    """What is wrong with a file by its SHA-256; None if nothing is.
+
+    Raises:
+      UserError: it may not be read.
+    """
+    try:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                return f"{path} has changed since it was saved"
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # the latter for a name that no file can have
+        return f"{path}: {getattr(error, 'strerror', None) or error}"
     return None
 
 

@@ -30,7 +30,11 @@ class Opened:
 
 
 def open_checkpoint(
-    config: ml_collections.ConfigDict, directory: Path, step: str, mesh: Mesh
+    config: ml_collections.ConfigDict,
+    directory: Path,
+    step: str,
+    mesh: Mesh,
+    abstract: dict[str, Any] | None = None,
 ) -> Opened:
     """Restores the variables of a checkpoint; the optimizer's state is not read.
 
@@ -39,6 +43,7 @@ def open_checkpoint(
       directory: the work directory.
       step: a number, 'best' or 'latest'.
       mesh: of all devices.
+      abstract: the shapes of the config's variables, where they are known.
 
     Raises:
       UserError: a mistake in the config, no such checkpoint, or one of another network.
@@ -46,9 +51,10 @@ def open_checkpoint(
     validate(config)
     table = workdir.load_labels(directory)
     row = create_row(config, len(table.names), images=table.images)
-    abstract = jax.eval_shape(
-        lambda: init_variables(row.network, config.data.image_size, jax.random.key(0))
-    )
+    if abstract is None:
+        abstract = jax.eval_shape(
+            lambda: init_variables(row.network, config.data.image_size, jax.random.key(0))
+        )
     folders = (
         ("best",) if step == "best" else ("latest",) if step == "latest" else ("latest", "best")
     )

@@ -22,7 +22,6 @@ from rich.progress import Progress
 from attn_lstm.data.files import SUFFIXES, as_utf8, images_in
 from attn_lstm.data.images import read_picture
 from attn_lstm.errors import UserError
-from attn_lstm.reports.overlay import draw_panels
 from attn_lstm.serving.lines import csv_writer, jsonl_writer, record
 from attn_lstm.serving.model import ImagePrediction, Model, open_model
 from attn_lstm.storage import writing
@@ -60,7 +59,7 @@ def predict_images(
         cannot be written, or not one image that could be read.
     """
     images, total = find_images(arguments)
-    model = open_model(config, directory, step)
+    model = open_model(config, directory, step, total)
     pictures = None if overlays is None else _Pictures(overlays, model)
     named, given = itertools.tee(images)
     count, bad = 0, []
@@ -160,6 +159,8 @@ class _Pictures:
 
     def draw(self, image: str, prediction: ImagePrediction) -> str:
         """Returns the path of the PNG."""
+        from attn_lstm.reports.overlay import draw_panels  # only who asks for it waits for fonts
+
         path = self._folder / self._name(image)
         panels = [
             (f"{label.step}. {label.name} {label.probability:.2f}", label.attention)

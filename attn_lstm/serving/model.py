@@ -7,8 +7,9 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import ml_collections
@@ -17,15 +18,21 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from attn_lstm import parallel
+from attn_lstm.compilation import keep_compiled
+from attn_lstm.config import validate
 from attn_lstm.data.images import ImageLike, as_picture
 from attn_lstm.data.resizing import resize
 from attn_lstm.decision import Prediction
 from attn_lstm.errors import UserError
 from attn_lstm.measures.calibration import Calibration
-from attn_lstm.parallel import REPLICATED, SPLIT
 from attn_lstm.runs.opened import Opened, find_threshold, open_checkpoint
+from attn_lstm.runs.programs import Programs
 from attn_lstm.runs.tuned import load_calibration
-from attn_lstm.runs.workdir import load_config
+from attn_lstm.runs.workdir import load_config, load_labels
+
+T = TypeVar("T")
+
+_CPU_ROWS = 8  # images at once for each device
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,6 +72,9 @@ class ImagePrediction:
 def load_model(workdir: str | os.PathLike[str], step: int | str = "best") -> Model:
     """Opens a checkpoint for prediction, on all devices of this host.
 
+    What is compiled for it is kept on disk (`compilation.keep_compiled`), unless JAX was told of
+    another folder or to keep nothing.
+
     Args:
       workdir: the work directory of a run.
       step: of the checkpoint: a number, 'best' or 'latest'.
@@ -72,19 +82,38 @@ def load_model(workdir: str | os.PathLike[str], step: int | str = "best") -> Mod
     Raises:
       UserError: no such run or checkpoint.
     """
+    keep_compiled()
     directory = Path(workdir)
     return open_model(load_config(directory), directory, str(step))
 
 
-def open_model(config: ml_collections.ConfigDict, directory: Path, step: str) -> Model:
-    """`load_model` for the run's config with fields overridden."""
+def open_model(
+    config: ml_collections.ConfigDict, directory: Path, step: str, images: int | None = None
+) -> Model:
+    """`load_model` for the run's config with fields overridden.
+
+    Args:
+      config, directory, step: of the checkpoint.
+      images: that will be predicted first, where their number is known.
+    """
     mesh = parallel.make_mesh(jax.local_devices())
-    opened = open_checkpoint(config, directory, step, mesh)
+    validate(config)
+    programs = Programs(config, load_labels(directory), mesh)
+    rows = [_rows(1, mesh), _usual_rows(config, mesh)]
+    if images not in (None, 1):
+        rows.reverse()
+    # Tracing the network for the shapes of its variables takes longer than reading these.
+    shapes = programs.variables(rows)
+    with ThreadPoolExecutor(1) as beside:
+        if shapes is not None:
+            beside.submit(programs.search, rows[0], shapes)
+        opened = open_checkpoint(config, directory, step, mesh, shapes)
     tau, origin = find_threshold(opened, directory)
     return Model(
         opened,
         tau.of(opened.table.names),
         mesh,
+        programs,
         threshold_origin=origin,
         calibration=load_calibration(directory, opened.step, config.search),
     )
@@ -110,6 +139,7 @@ class Model:
         opened: Opened,
         threshold: float | np.ndarray,
         mesh: Mesh,
+        programs: Programs | None = None,
         *,
         threshold_origin: str = "given",
         calibration: Calibration | None = None,
@@ -122,12 +152,9 @@ class Model:
         self.calibration = calibration
         self.attends = opened.row.attends
         self._opened, self._mesh = opened, mesh
-        self._search = parallel.map_over_devices(
-            opened.row.search,
-            mesh,
-            in_specs=(REPLICATED, SPLIT, REPLICATED),
-            out_specs=SPLIT,
-        )
+        taus = np.full(len(self.label_names), threshold, np.float32)
+        self._tau = parallel.replicate(taus, mesh)
+        self._programs = programs or Programs(opened.config, opened.table, mesh)
 
     def predict(
         self, images: Iterable[ImageLike], batch_size: int | None = None
@@ -137,7 +164,9 @@ class Model:
         Args:
           images: paths, arrays (uint8[H,W,3] in RGB, or uint8[H,W]) and Pillow images, of any
             size and mixed.
-          batch_size: images at once, by default `config.eval.batch_size`.
+          batch_size: images at once, by default `config.eval.batch_size` and on CPUs 8 at most.
+            A single image is computed alone, whatever this is; every other number of images in
+            batches of this size, so that no more than two functions are ever compiled.
 
         Raises:
           UserError: naming an image that cannot be read.
@@ -154,38 +183,44 @@ class Model:
     ) -> Iterator[ImagePrediction | UserError]:
         """As `predict`, one by one while later batches are computed.
 
-        In the place of an image that cannot be read stands the error that says why. At most two
-        batches are taken from `images` ahead of what was yielded.
+        In the place of an image that cannot be read stands the error that says why. At most three
+        batches are taken from `images` ahead of what was yielded: one is read while one is computed
+        and the one before it is yielded.
         """
         if isinstance(images, str | os.PathLike | Image.Image) or (
             isinstance(images, np.ndarray) and images.ndim < 4
         ):
             raise UserError("these are not several images: give a list, also of a single one")
-        size = self.config.eval.batch_size if batch_size is None else batch_size
-        if size < 1:
-            raise UserError(f"batch_size is {size}: give 1 or more")
-        size = parallel.divisible(size, self._mesh.size)
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: give 1 or more")
+        size = (
+            _usual_rows(self.config, self._mesh)
+            if batch_size is None
+            else _rows(batch_size, self._mesh)
+        )
         named = ((image, f"images[{i}]") for i, image in enumerate(images))
         chunks = iter(lambda: list(itertools.islice(named, size)), [])
-        rows, waiting = None, None
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for chunk in chunks:
-                # Few shapes are ever compiled, and one image does not cost a full batch.
-                least = parallel.divisible(_power_of_two(len(chunk)), self._mesh.size)
-                rows = rows or min(size, least)
-                pixels = list(pool.map(self._prepare, chunk))
-                started = pixels, self._start(self._stacked(pixels, rows))
-                if waiting:
-                    yield from self._outcomes(*waiting)
-                waiting = started
-        if waiting:
-            yield from self._outcomes(*waiting)
+            reading = ([pool.submit(self._prepare, *each) for each in chunk] for chunk in chunks)
+            for pixels, prediction in _one_ahead(self._started(_one_ahead(reading), size)):
+                yield from self._outcomes(pixels, prediction)
 
-    def _prepare(self, named: tuple[ImageLike, str]) -> np.ndarray | UserError:
+    def _started(
+        self, batches: Iterator[list[Future[np.ndarray | UserError]]], size: int
+    ) -> Iterator[tuple[list[np.ndarray | UserError], Prediction]]:
+        """The batches with what is being predicted of them; does not wait for it."""
+        rows = None
+        for batch in batches:
+            if rows is None:
+                rows = _rows(1, self._mesh) if len(batch) == 1 else size
+            pixels = [image.result() for image in batch]
+            yield pixels, self._start(self._stacked(pixels, rows))
+
+    def _prepare(self, image: ImageLike, name: str) -> np.ndarray | UserError:
         """uint8[S,S,3], or why there is none."""
         data = self.config.data
         try:
-            picture = as_picture(*named, data.max_pixels)
+            picture = as_picture(image, name, data.max_pixels)
         except UserError as error:
             return error
         return resize(picture, data.image_size, data.resize)
@@ -201,10 +236,11 @@ class Model:
 
     def _start(self, images: np.ndarray) -> Prediction:
         """Starts to predict uint8[rows,S,S,3]; does not wait for it."""
-        return self._search(
-            self._opened.variables,
+        variables = self._opened.variables
+        return self._programs.search(len(images), variables)(
+            variables,
             parallel.shard_batch(images, self._mesh),
-            np.asarray(self.threshold, np.float32),
+            self._tau,
         )
 
     def _outcomes(
@@ -238,6 +274,22 @@ class Model:
         )
 
 
-def _power_of_two(count: int) -> int:
-    """The next power of two, for a count of at least 1."""
-    return 1 << (count - 1).bit_length()
+def _usual_rows(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
+    """Images at once where nobody says how many: on a CPU more of them gain little."""
+    rows, most = config.eval.batch_size, _CPU_ROWS * mesh.size
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return _rows(min(rows, most) if on_cpu else rows, mesh)
+
+
+def _rows(images: int, mesh: Mesh) -> int:
+    return parallel.divisible(images, mesh.size)
+
+
+def _one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, each when the one behind it has been taken, too."""
+    items = iter(items)
+    for last in itertools.islice(items, 1):
+        for item in items:
+            yield last
+            last = item
+        yield last
