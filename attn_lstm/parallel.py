@@ -4,7 +4,7 @@ import collections
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ REPLICATED = PartitionSpec()
 _MESSAGE_BYTES = 2048
 
 PyTree = Any
+T = TypeVar("T")
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -104,6 +105,19 @@ def prefetch(batches: Iterable[PyTree], mesh: Mesh, size: int = 2) -> Iterator[P
     while queue:
         yield queue.popleft()
         queue.extend(shard_batch(b, mesh) for b in itertools.islice(batches, 1))
+
+
+def one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, each when the one behind it has been taken, too.
+
+    Of results that devices still compute, the next one is asked for before the last is waited for.
+    """
+    items = iter(items)
+    for last in itertools.islice(items, 1):
+        for item in items:
+            yield last
+            last = item
+        yield last
 
 
 def gather(tree: PyTree) -> PyTree:

@@ -1,6 +1,7 @@
 """A row of the tables as one object: network, loss, decision, and how it is fitted."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import ml_collections
 from jax.typing import ArrayLike
 
 from attn_lstm.decision import Decision, Prediction, observe, predict
-from attn_lstm.models.heads import head_of, map_loss
+from attn_lstm.models.heads import Head, head_of, map_loss
 from attn_lstm.models.network import Network, create_network
 from attn_lstm.objective import Objective
 from attn_lstm.ordering import last_step_ranks
@@ -76,14 +77,24 @@ class Row:
 
 
 def create_row(config: ml_collections.ConfigDict, num_labels: int, *, images: int = 0) -> Row:
-    """The row of a validated, resolved config.
+    """The row of a validated, resolved config; the same object for configs that differ in the seed.
+
+    What was compiled for a row then serves all of its runs in this process.
 
     Args:
       num_labels: C.
       images: of the training split; needed to make or restore variables of a row that remembers
         them.
     """
-    head = head_of(config)
+    same = ml_collections.ConfigDict(config).unlock()
+    same.seed = 0
+    return _create_row(ml_collections.FrozenConfigDict(same), head_of(config), num_labels, images)
+
+
+@functools.lru_cache(maxsize=8)
+def _create_row(
+    config: ml_collections.FrozenConfigDict, head: Head, num_labels: int, images: int
+) -> Row:
     learns = head.fit == "descent"
     parts = ("map",) * (head.preliminary and learns) + ("step",) * head.sequential
     search = config.search

@@ -98,3 +98,13 @@ def test_products_of_float32_are_float32_also_in_gradients_and_loops():
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert len(products) >= 3
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_one_ahead_keeps_the_items_and_takes_one_more(count):
+    taken = []
+    given = (taken.append(i) or i for i in range(count))
+    for seen, item in enumerate(parallel.one_ahead(given)):
+        assert item == seen
+        assert len(taken) == min(seen + 2, count)
+    assert len(taken) == count

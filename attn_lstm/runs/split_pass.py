@@ -1,6 +1,7 @@
 """Predictions of a whole split, over all devices and hosts, each image once."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -51,8 +52,9 @@ def make_eval_step(row: Row) -> EvalStep:
     return step
 
 
+@functools.lru_cache(maxsize=4)
 def map_eval_step(row: Row, mesh: Mesh) -> EvalStep:
-    """The evaluation step of a row, compiled over the mesh."""
+    """The evaluation step of a row, compiled over the mesh: the same one for all of its runs."""
     return parallel.map_over_devices(
         make_eval_step(row),
         mesh,
@@ -147,19 +149,21 @@ def _run(
 ) -> _Gathered:
     """The evaluation step on every batch; of the attention its peaks, and the maps if asked for."""
     thresholds = np.asarray(thresholds, np.float32)
-    kept = []
     regions = None
-    for batch in parallel.prefetch(batches, mesh):
+
+    def start(batch: Any) -> tuple[Any, ...]:
+        nonlocal regions
         prediction, losses, cam_peaks = eval_step(variables, batch, rank, thresholds)
         peaks: jax.Array | None = None
         maps: jax.Array | None = None
         if prediction.attention is not None:
             peaks, regions = prediction.attention.argmax(-1), prediction.attention.shape[-1]
             maps = prediction.attention.astype(jnp.float16) if keep_maps else None
-        prediction = prediction.replace(attention=None)
-        truth = batch._replace(inputs=None)
-        gathered = parallel.gather((prediction, peaks, maps, losses, cam_peaks, truth))
-        kept.append(_without_empty_steps(gathered))
+        prediction, truth = prediction.replace(attention=None), batch._replace(inputs=None)
+        return prediction, peaks, maps, losses, cam_peaks, truth
+
+    started = map(start, parallel.prefetch(batches, mesh))
+    kept = [_without_empty_steps(parallel.gather(b)) for b in parallel.one_ahead(started)]
     if not kept:
         raise ValueError("no batches: there is nothing to evaluate")
 

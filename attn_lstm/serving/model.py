@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 import ml_collections
@@ -29,8 +28,6 @@ from attn_lstm.runs.opened import Opened, find_threshold, open_checkpoint
 from attn_lstm.runs.programs import Programs
 from attn_lstm.runs.tuned import load_calibration
 from attn_lstm.runs.workdir import load_config, load_labels
-
-T = TypeVar("T")
 
 _CPU_ROWS = 8  # images at once for each device
 
@@ -202,7 +199,9 @@ class Model:
         chunks = iter(lambda: list(itertools.islice(named, size)), [])
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             reading = ([pool.submit(self._prepare, *each) for each in chunk] for chunk in chunks)
-            for pixels, prediction in _one_ahead(self._started(_one_ahead(reading), size)):
+            for pixels, prediction in parallel.one_ahead(
+                self._started(parallel.one_ahead(reading), size)
+            ):
                 yield from self._outcomes(pixels, prediction)
 
     def _started(
@@ -283,13 +282,3 @@ def _usual_rows(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
 
 def _rows(images: int, mesh: Mesh) -> int:
     return parallel.divisible(images, mesh.size)
-
-
-def _one_ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, each when the one behind it has been taken, too."""
-    items = iter(items)
-    for last in itertools.islice(items, 1):
-        for item in items:
-            yield last
-            last = item
-        yield last

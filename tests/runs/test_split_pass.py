@@ -105,3 +105,42 @@ def test_labels_that_no_readable_image_has_are_a_mistake(tiny_config):
 def test_a_split_without_batches_is_an_error(config):
     with pytest.raises(ValueError, match="nothing to evaluate"):
         split_pass.predict_split(None, {}, [], jnp.arange(3), [0.5], make_mesh())
+
+
+def test_runs_of_a_row_share_what_is_compiled(tiny_config):
+    mesh = make_mesh(jax.devices()[:1])
+    first, second, other = (
+        split_pass.map_eval_step(create_row(resolve(config), 3), mesh)
+        for config in (
+            tiny_config(seed=1),
+            tiny_config(seed=2),
+            tiny_config(**{"search.beam_size": 4}),
+        )
+    )
+    assert first is second
+    assert first is not other
+    config = resolve(tiny_config(seed=3))
+    split = load_split(config.data, "test")
+    before = first._cache_size()
+    for _ in range(3):
+        predicted(config, split, 1, [0.2])
+    assert first._cache_size() <= before + 1
+
+
+def test_a_batch_is_started_before_the_last_one_is_waited_for(config, monkeypatch):
+    split = load_split(config.data, "test")
+    (step, *given), mesh = arguments(config, split, 1)
+    events = []
+    gather = split_pass.parallel.gather
+
+    def started(*arguments):
+        events.append("start")
+        return step(*arguments)
+
+    def gathered(tree):
+        events.append("gather")
+        return gather(tree)
+
+    monkeypatch.setattr(split_pass.parallel, "gather", gathered)
+    split_pass.predict_split(started, *given, [0.2], mesh)
+    assert events == ["start", "start", "gather", "gather"]
