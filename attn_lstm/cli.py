@@ -1,8 +1,9 @@
-"""What the entry points share: flags, exit codes and one clear line for a mistake.
+"""What the commands share: flags, exit codes and one clear line for a mistake.
 
 What takes long to import, JAX above all, is imported when the flags are right.
 """
 
+import os
 import re
 import shutil
 import sys
@@ -23,6 +24,10 @@ from attn_lstm.plugins import load_plugins
 _CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
 
 
+# Beside the package in a checkout, in it where it is installed.
+_HERE = Path(__file__).parent
+_CONFIGS = next(filter(Path.is_dir, [_HERE / "configs", _HERE.parent / "configs"]), _HERE)
+
 _OVERRIDE = "another value for a field of docs/config.md"
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 
@@ -30,12 +35,13 @@ _HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 def run(
     main: Callable[..., int],
     define_flags: Callable[[Sequence[str]], None],
+    argv: Sequence[str],
+    text: str,
     *,
-    positional: bool = False,
-    distributed: bool = False,
-    resumes: bool = False,
-    result_on_stdout: bool = False,
-) -> None:
+    positional: bool,
+    distributed: bool,
+    resumes: bool,
+) -> NoReturn:
     """Defines and parses the flags, calls `main`, and exits with its code.
 
     A `UserError`, and any mistake in the flags or the config file, ends with one line on stderr
@@ -44,24 +50,25 @@ def run(
     Args:
       main: does the work; returns an exit code.
       define_flags: called with the raw arguments before they are parsed.
+      argv: how the command is called, and the raw arguments.
+      text: its help, above the flags.
       positional: `main` takes the arguments that are no flags, list[str]; they may stand before
         and between flags. Otherwise there may be none.
       distributed: several processes may be one run; the flags for that are defined here.
       resumes: the same command goes on where SIGTERM or SIGINT has stopped it; `main` hears them.
-      result_on_stdout: as `process.settle` takes it.
     """
-    process.settle(result_on_stdout=result_on_stdout, resumes=resumes)
     flags.FLAGS.set_gnu_getopt(True)
 
-    def parse(argv: Sequence[str]) -> list[str]:
+    def parse(argv: list[str]) -> list[str]:
         try:
             if {*_HELP}.isdisjoint(argv):
                 load_plugins()  # a config file may name a row of theirs
             if distributed:
                 _define_process_flags()
+            argv = with_config_files(argv)
             define_flags(argv)
             if not {*_HELP}.isdisjoint(argv):
-                print(_help(argv[0]), flush=True)
+                print(_help(define_flags.__module__, text), flush=True)
                 sys.exit(DONE)
             rest = flags.FLAGS(argv)
             if "config" in flags.FLAGS:
@@ -69,12 +76,10 @@ def run(
             return rest
         except UserError as error:
             _fail(str(error))
-        except (flags.Error, OSError, ImportError, SyntaxError) as error:
-            _fail(" ".join(str(error).split()))
-        except _CONFIG_ERRORS as error:
-            _fail(" ".join(str(error).split()))
+        except (flags.Error, OSError, ImportError, SyntaxError, *_CONFIG_ERRORS) as error:
+            _fail(_said(error))
 
-    def guarded(argv: Sequence[str]) -> int:
+    def guarded(argv: list[str]) -> int:
         if len(argv) > 1 and not positional:
             _fail(f"unexpected argument {argv[1]!r}: flags are written --name=value")
         try:
@@ -94,7 +99,41 @@ def run(
             print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
 
-    app.run(guarded, flags_parser=parse)
+    app.run(guarded, [*argv], flags_parser=parse)
+
+
+def with_config_files(argv: Sequence[str]) -> list[str]:
+    """The raw arguments with the file in the place of a data set's name.
+
+    `--config=coco:order_free` is `--config=configs/coco.py:order_free`, wherever the package lies.
+
+    Raises:
+      UserError: there is no such data set, or no such file.
+    """
+    found = list(argv)
+    for place, (arg, behind) in enumerate(zip(argv, [*argv[1:], ""], strict=True)):
+        if match := re.fullmatch(r"(--?config)(?:=(.*))?", arg, re.DOTALL):
+            if match[2] is not None:
+                found[place] = f"{match[1]}={_config_file(match[2])}"
+            elif behind and not behind.startswith("-"):
+                found[place + 1] = _config_file(behind)
+    return found
+
+
+def _config_file(given: str) -> str:
+    """As `with_config_files`, of one value."""
+    name, colon, row = given.partition(":")
+    if os.path.isfile(name) or not name:
+        return given
+    known = sorted(path.stem for path in _CONFIGS.glob("[!_]*.py"))
+    if name in known:
+        return f"{_CONFIGS / name}.py{colon}{row}"
+    stem = Path(name).stem
+    advice = f"; did you mean --config={stem}{colon}{row}?" if stem in known else ""
+    what = "is no file" if name.endswith(".py") else "is neither a file nor a data set"
+    raise UserError(
+        f"--config={given}: {name} {what}; the data sets are {', '.join(known)}{advice}"
+    )
 
 
 def define_config_file(argv: Sequence[str], help_string: str, *, one_row: bool = True) -> None:
@@ -195,9 +234,19 @@ def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
             yield match[1], [arg] if match[2] or behind.startswith("--") else [arg, behind]
 
 
-def _help(script: str) -> str:
-    """The script's docstring, then its flags in the order in which they are defined."""
-    own, shared = (flags.FLAGS.get_flags_for_module(module) for module in (script, __name__))
+def _said(error: BaseException) -> str:
+    """What a library says of a mistake, without the quotes that Python puts around some of it."""
+    text, inner = str(error), error.__context__
+    if isinstance(error, KeyError) and len(error.args) == 1:
+        text = str(error.args[0])
+    elif inner is not None and len(inner.args) > 1:
+        text = text.replace(str(inner), ": ".join(map(str, inner.args)))
+    return " ".join(text.split())
+
+
+def _help(module: str, text: str) -> str:
+    """A command's text, then its flags in the order in which they are defined."""
+    own, shared = (flags.FLAGS.get_flags_for_module(name) for name in (module, __name__))
     config = [flag for flag in shared if flag.name == "config"]
     groups = {
         "Flags": [*map(_described, [*own, *config]), ("--config.FIELD=VALUE", _OVERRIDE)],
@@ -205,7 +254,7 @@ def _help(script: str) -> str:
     }
     width = min(shutil.get_terminal_size().columns, 100)
     column = 4 + max(len(name) for group in groups.values() for name, _ in group)
-    parts = [(sys.modules["__main__"].__doc__ or "").strip()]
+    parts = [text.strip()]
     for title, group in groups.items():
         lines = (
             textwrap.fill(f"  {name:{column - 2}}{text}", width, subsequent_indent=" " * column)

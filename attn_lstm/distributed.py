@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import jax
 
+from attn_lstm import progress
 from attn_lstm.errors import DONE, INTERRUPTED, LOST, MISTAKE, UserError, first_line
 
 _abort_handler: Callable[[int], None] | None = None  # C keeps no reference to what it calls
@@ -60,14 +61,15 @@ def start(
         "them, with the same address and number, each with its own --process_id"
     )
     try:
-        jax.distributed.initialize(
-            address,
-            count,
-            index,
-            initialization_timeout=_START_SECONDS,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=_END_SECONDS,
-        )
+        with progress.doing("waiting for the other processes"):
+            jax.distributed.initialize(
+                address,
+                count,
+                index,
+                initialization_timeout=_START_SECONDS,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=_END_SECONDS,
+            )
     except ValueError as error:
         raise UserError(
             "--distributed finds nothing of a cluster (SLURM, Open MPI, TPU pod, Kubernetes) in "
@@ -76,6 +78,8 @@ def start(
     except RuntimeError as error:
         raise UserError(f"cannot start through {where}: {first_line(error)}") from error
     _on_abort(_lost("JAX tells more above"))
+    if jax.process_index():
+        progress.end()  # the first process speaks for all
 
 
 def run(main: Callable[[], int]) -> int:

@@ -11,15 +11,19 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-from absl import flags
-from absl import logging as absl_logging
-
+from attn_lstm import progress
 from attn_lstm.errors import INTERRUPTED, STOPPED, UserError, printable
+
+# absl, which takes a while to import, is imported when signals are heard and the line moves.
+
+_GRACE_SECONDS = 1.0  # after which compiled code has kept a signal from Python for too long
 
 
 def settle(*, result_on_stdout: bool = False, resumes: bool = False) -> None:
@@ -33,6 +37,8 @@ def settle(*, result_on_stdout: bool = False, resumes: bool = False) -> None:
     """
     _keep_streams(result_on_stdout)
     _end_early_without_traceback(resumes)
+    progress.begin(2 if result_on_stdout else 1)
+    atexit.register(progress.end)
     _quieten_libraries()
 
 
@@ -59,7 +65,8 @@ class _Stream(io.FileIO):
             self._needed = False  # it is said once
             raise UserError("standard output is closed: nobody would see what this command finds")
         try:
-            return super().write(data)
+            with progress.above():
+                return super().write(data)
         except OSError as error:
             # From now on also for what other languages write here.
             _open_nothing(self.fileno())
@@ -111,22 +118,72 @@ def _open_nothing(number: int) -> None:
 # ------------------------------------------------------------------------------------ the signals
 
 
+# What is said of a signal at once, by a thread, since compiled code keeps it from the main thread.
+Answer = Callable[[int], None]
+_answer: Answer = lambda number: None  # noqa: E731
+
+
 def _end_early_without_traceback(resumes: bool) -> None:
     """Until `training.stop` listens, and for commands that need not save."""
+    code = STOPPED if resumes else INTERRUPTED
     text = "stopped before a step; nothing is lost, start again to go on" if resumes else ""
+    heard = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
-        code = STOPPED if resumes else INTERRUPTED
-        with contextlib.suppress(OSError):
-            os.write(2, f"{text or 'interrupted'}\n".encode())
+        heard.set()
         if _imports(frame):  # which libraries do not expect to end half-way
-            os._exit(code)
+            leave(code, text or "interrupted")
+        tell(text or "interrupted")
         sys.exit(code)
 
+    def answer(number: int) -> None:
+        if not heard.wait(_GRACE_SECONDS):
+            leave(code, text or "interrupted")
+
+    global _answer
+    _answer = answer
+    listening = False
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as for a script's jobs behind `&`
         signal.signal(signal.SIGINT, end)
+        listening = True
     if resumes:
         signal.signal(signal.SIGTERM, end)
+        listening = True
+    if listening:
+        ours, runtime = os.pipe()
+        os.set_blocking(runtime, False)
+        signal.set_wakeup_fd(runtime, warn_on_full_buffer=False)
+        threading.Thread(target=_listen, args=[ours], name="signals", daemon=True).start()
+
+
+def _listen(fd: int) -> None:
+    while numbers := os.read(fd, 16):
+        for number in numbers:
+            if number in (signal.SIGINT, signal.SIGTERM):
+                _answer(number)
+
+
+@contextlib.contextmanager
+def answering(answer: Answer) -> Iterator[None]:
+    """While the block runs a command answers signals so, from another thread."""
+    global _answer
+    before, _answer = _answer, answer
+    try:
+        yield
+    finally:
+        _answer = before
+
+
+def tell(text: str) -> None:
+    """A line to stderr, whatever the rest of the process does."""
+    with contextlib.suppress(OSError), progress.above():
+        os.write(2, f"{text}\n".encode())
+
+
+def leave(code: int, text: str) -> NoReturn:
+    """Ends the process at once, with a line."""
+    tell(text)
+    os._exit(code)
 
 
 def _imports(frame: FrameType | None) -> bool:
@@ -147,12 +204,20 @@ def _quieten_libraries() -> None:
     Orbax raises what it logs: a write, say, that the operating system refused in each of its
     threads. asyncio and Python report the writes beside it that nobody awaited any more.
     """
+    from absl import flags
+    from absl import logging as absl_logging
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            line = f"{record.levelname.lower()}: {printable(record.getMessage())}"
+            return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
     flags.FLAGS.mark_as_parsed()  # absl's handler would complain of warnings before that
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = absl_logging.get_absl_handler()
     handler.python_handler.setStream(sys.stderr)
-    handler.setFormatter(_Formatter())
+    handler.setFormatter(Formatter())
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_told)
     # It warns of a font that lacks a weight, for each text: another weight will do.
@@ -168,12 +233,6 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # It warns of each font that lacks a weight; another weight draws the name.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-
-
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = f"{record.levelname.lower()}: {printable(record.getMessage())}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def _is_told(record: logging.LogRecord) -> bool:

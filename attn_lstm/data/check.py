@@ -1,32 +1,16 @@
-"""Tells what is in a user's own data set, and whether it can be used, before any training.
-
-    python -m attn_lstm.data.check FOLDER [--separator=,]
-
-Reads the label file, or whatever else says what is in the images (`folder` and `coco` say what that
-looks like), and decodes every image that it names. Splits that are left open are drawn as the
-default config draws them. Exit codes: 0 usable, 2 not: a mistake in the path or a label file (one
-line on stderr), or, below the report, images that are missing or do not decode, or a split without
-any label.
-"""
+"""What is in a user's own data set, and whether it can be used, before any training."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
-import signal
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the rest is imported
-
 import numpy as np
 
-from attn_lstm import process
 from attn_lstm.data import coco, folder, image_file, open_images, voc
 from attn_lstm.data.files import images_in, locate
 from attn_lstm.data.split import SPLITS
@@ -39,10 +23,10 @@ from attn_lstm.data.statistics import (
     sufficient_length,
 )
 from attn_lstm.data.table import Table, combined, divide, roles
-from attn_lstm.errors import UserError
+from attn_lstm.errors import DONE, MISTAKE
 from attn_lstm.text import plain_table
 
-USABLE, NOT_USABLE = 0, 2
+USABLE, NOT_USABLE = DONE, MISTAKE
 
 _LISTED = 20  # files named under one heading
 
@@ -256,24 +240,7 @@ def check(path: str, separator: str = "") -> int:
     return NOT_USABLE if found else USABLE
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Checks the folder that the command line names; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m attn_lstm.data.check",
-        description="Tells what is in a folder of labelled images, and whether it can be used.",
-    )
-    parser.add_argument("path", help="the folder, as data.path names it")
-    parser.add_argument("--separator", default="", help="what joins labels, as data.separator")
-    try:
-        arguments = parser.parse_args(argv)
-        code = check(arguments.path, arguments.separator)
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return NOT_USABLE
-
-
 if __name__ == "__main__":
-    process.settle(result_on_stdout=True)
-    sys.exit(main())
+    from attn_lstm.commands import run
+
+    run("check")

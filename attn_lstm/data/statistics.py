@@ -1,12 +1,11 @@
 """Counts the labels of a data set: how many an image, how often each, which of them together.
 
-Pure functions of labels, and their results as text; `attn_lstm.statistics` is the command, which
+Pure functions of labels, and their results as text; `attn-lstm statistics` is the command, which
 runs under this module's name too.
 """
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -144,4 +143,6 @@ def numbered(count: int, noun: str) -> str:
 
 
 if __name__ == "__main__":
-    runpy.run_module("attn_lstm.statistics", run_name="__main__")
+    from attn_lstm.commands import run
+
+    run("statistics")

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from attn_lstm import parallel, storage
+from attn_lstm import parallel, progress, storage
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Batch, Split
 from attn_lstm.errors import UserError
@@ -61,14 +61,17 @@ def evaluate(
     Raises:
       UserError: a mistake in config, directory or data, or an image that is not in the split.
     """
-    opened = open_checkpoint(config, directory, step, mesh)
-    with parallel.agreed():
+    with progress.doing("reading the checkpoint"):
+        opened = open_checkpoint(config, directory, step, mesh)
+    with parallel.agreed(), progress.doing("reading the data set"):
         data = _load(opened, split)
         asked = pictures.rows_of(data, figure_ids)
         tau, origin = find_threshold(opened, directory)
         fitted = tuned.load_calibration(directory, opened.step, config.search)
     cut = tau.of(data.label_names)
     predictions, maps = _predict_with_maps(opened, data, cut, directory, mesh)
+    with progress.doing("counting"):
+        counts = summary.report(predictions, data, opened.table.counts, fitted, maps)
     result = {
         "method": config.method,
         "dataset": opened.table.dataset,
@@ -78,7 +81,7 @@ def evaluate(
         "threshold": tau.value,
         "threshold_origin": origin,
         "parameters": _count_parameters(opened.variables["params"]),
-        **summary.report(predictions, data, opened.table.counts, fitted, maps),
+        **counts,
         "config": config.to_dict(),
     }
     for label, own in tau.by_label.items():
@@ -94,12 +97,14 @@ def evaluate(
             examples = pictures.Examples(opened.config, data, predictions, maps)
             if figures or figure_ids:
                 folder = directory / "figures" / f"{split}-{opened.step}"
-                pictures.write_figures(folder, result, examples, figures, asked)
+                with progress.doing("drawing figures"):
+                    pictures.write_figures(folder, result, examples, figures, asked)
                 print(f"figures written to {folder}", flush=True)
             if report:
                 page = path.with_suffix(".html")
                 command = _command(opened, directory, split, tau, figures)
-                pictures.write_report(page, result, examples, figures, command)
+                with progress.doing("drawing the report"):
+                    pictures.write_report(page, result, examples, figures, command)
                 print(f"report written to {page}", flush=True)
     return result
 
@@ -129,8 +134,9 @@ def tune(
             f"--tune has nothing to choose: this row predicts config.search.top_k="
             f"{config.search.top_k} labels an image"
         )
-    opened = open_checkpoint(config, directory, step, mesh)
-    with parallel.agreed():
+    with progress.doing("reading the checkpoint"):
+        opened = open_checkpoint(config, directory, step, mesh)
+    with parallel.agreed(), progress.doing("reading the data set"):
         data = _load(opened, split)
     candidates = _candidates(opened, data, directory, mesh)
     best = thresholds.choose(candidates, config.search.thresholds)

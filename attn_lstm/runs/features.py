@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import hashlib
 import itertools
 import shutil
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,7 +18,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from attn_lstm import parallel
+from attn_lstm import parallel, progress
 from attn_lstm.data.split import Batch, Split
 from attn_lstm.errors import UserError
 from attn_lstm.models.network import Network
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 # To be raised when the same key no longer stands for the same features.
 _VERSION = 3
 _SHARD_ROWS = 512  # what is lost by a stop, and held in memory until it is written
-_PROGRESS_SECONDS = 10.0
 
 _Features = np.ndarray | None  # [K,D] of an image, None of one that could not be read
 
@@ -62,7 +59,7 @@ def ensure_features(
       root: folder of the stores, the same one on all hosts.
       views: at least 1, the plain view and augmented ones behind it. Where the config augments
         nothing, all views are the plain one and it is kept once.
-      say: gets a line on progress now and then.
+      say: gets a line on what is computed.
       check: called for each image; ends the computation by what it raises.
 
     Returns:
@@ -103,7 +100,7 @@ def ensure_features(
             if not mine:
                 continue
             rows = np.concatenate([store.rows_of(shard) for shard in mine])
-            name = f"features of {split.dataset} {split.name}, view {view + 1} of {views}"
+            name = f"features of {split.name}" + (f", view {view + 1}/{views}" * (views > 1))
             say(f"{name}: computing {len(rows)} of {len(split)} images into {store.folder}")
             batches = view_batches(
                 split,
@@ -117,7 +114,7 @@ def ensure_features(
                 on_bad_image=config.data.on_bad_image,
                 max_pixels=config.data.max_pixels,
             )
-            computed = _reported(_computed(encode, batches, mesh), len(rows), name, say, check)
+            computed = _reported(_computed(encode, batches, mesh), len(rows), name, check)
             for shard in mine:
                 store.write(shard, list(itertools.islice(computed, len(store.rows_of(shard)))))
     with parallel.agreed():
@@ -225,19 +222,11 @@ def _computed(
 
 
 def _reported(
-    features: Iterable[_Features],
-    total: int,
-    name: str,
-    say: Callable[[str], None],
-    check: Callable[[], None],
+    features: Iterable[_Features], total: int, name: str, check: Callable[[], None]
 ) -> Iterator[_Features]:
-    """The same, with a line on number, rate and time left now and then, and `check` each time."""
-    start = last = time.monotonic()
-    for done, feature in enumerate(features, 1):
-        check()
-        now = time.monotonic()
-        if now - last >= _PROGRESS_SECONDS or done == total:
-            last, rate = now, done / max(now - start, 1e-9)
-            left = datetime.timedelta(seconds=round((total - done) / rate))
-            say(f"{name}: {done}/{total}  {rate:.0f} images/s  {left} left")
-        yield feature
+    """The same, with their number on the line that moves, and `check` each time."""
+    with progress.doing(name, total) as shown:
+        for done, feature in enumerate(features, 1):
+            check()
+            shown.advance(done)
+            yield feature

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import ml_collections
 
-from attn_lstm import parallel
+from attn_lstm import parallel, progress
 from attn_lstm.data.split import Batch, Split
 from attn_lstm.rows import Row
 from attn_lstm.runs.features import ensure_features
@@ -92,20 +92,29 @@ class Inputs:
         )
         return [self._split.image_ids[row] for row in rows]
 
-    def evaluation(self) -> Iterator[Batch]:
-        """Every image once, in the order of the split, padded to whole batches."""
+    def evaluation(self, doing: str = "evaluating") -> Iterator[Batch]:
+        """Every image once, in the order of the split, padded to whole batches.
+
+        Args:
+          doing: what is done with them, for the line that moves.
+        """
         from attn_lstm.data import feature_store, pipeline
 
         rows = parallel.divisible(self._config.eval.batch_size, jax.device_count())
         order = {"batch_size": rows, **self._host()}
         if self._stores:
-            return feature_store.feature_eval_batches(self._split, self._stores[0], **order)
-        return pipeline.eval_batches(
-            self._split,
-            image_size=self._config.data.image_size,
-            resize=self._config.data.resize,
-            max_pixels=self._config.data.max_pixels,
-            **order,
+            batches = feature_store.feature_eval_batches(self._split, self._stores[0], **order)
+        else:
+            batches = pipeline.eval_batches(
+                self._split,
+                image_size=self._config.data.image_size,
+                resize=self._config.data.resize,
+                max_pixels=self._config.data.max_pixels,
+                **order,
+            )
+        hosts = jax.process_count()  # each of which has its part of the images
+        return progress.counted(
+            batches, lambda batch: hosts * int((batch.image_id >= 0).sum()), doing, len(self._split)
         )
 
     def _host(self) -> dict[str, Any]:

@@ -146,7 +146,11 @@ def add_seconds(workdir: Path, seconds: float) -> None:
 
 
 def load_seconds(workdir: Path) -> float:
-    """Seconds that the run has trained in all stretches that ended on their own or by a signal."""
+    """Seconds of the updates in all stretches that ended on their own or by a signal.
+
+    What comes before the second update of a stretch is not counted, nor are checkpoints and
+    validations.
+    """
     path = workdir / SECONDS
     if not path.exists():
         return 0.0

@@ -10,15 +10,14 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import ml_collections
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
+from attn_lstm import progress
 from attn_lstm.data.files import SUFFIXES, as_utf8, images_in
 from attn_lstm.data.images import read_picture
 from attn_lstm.errors import UserError
@@ -59,14 +58,15 @@ def predict_images(
         cannot be written, or not one image that could be read.
     """
     images, total = find_images(arguments)
-    model = open_model(config, directory, step, total)
+    with progress.doing("reading the checkpoint"):
+        model = open_model(config, directory, step, total)
     pictures = None if overlays is None else _Pictures(overlays, model)
     named, given = itertools.tee(images)
     count, bad = 0, []
     with _opened(output) as stream:
         write = csv_writer(stream, model.label_names) if form == "csv" else jsonl_writer(stream)
         outcomes = zip(named, model.predict_stream(given, batch_size), strict=True)
-        with _progress(total, output) as advance:
+        with progress.doing("predicting", total) as shown:
             for image, outcome in outcomes:
                 entry = record(image, outcome)
                 if isinstance(outcome, UserError):
@@ -75,7 +75,7 @@ def predict_images(
                     entry["overlay"] = pictures.draw(image, outcome)
                 write(entry)
                 count += 1
-                advance()
+                shown.advance(count)
         if not count:
             raise UserError("standard input names no image: give one path a line")
         if len(bad) == count:
@@ -200,16 +200,3 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     yield sys.stdout
-
-
-@contextlib.contextmanager
-def _progress(total: int | None, output: Path | None) -> Iterator[Callable[[], None]]:
-    """A bar on stderr where somebody sees it and it disturbs no lines; yields what moves it on."""
-    shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
-    with Progress(
-        console=Console(stderr=True),
-        redirect_stdout=False,  # the lines are not for the terminal
-        disable=not shown,
-    ) as progress:
-        task = progress.add_task("images", total=total)
-        yield lambda: progress.advance(task)

@@ -1,23 +1,17 @@
-"""What a person sees of a run: lines, and on a terminal one more that moves along below them."""
+"""What a person sees of a run: lines, and the one of `progress` below them."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import jax
-from absl import logging
-from rich.console import Console as RichConsole
-from rich.console import ConsoleOptions, RenderResult
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 
-_GAP = "  "  # between the parts of a line
-_BAR = (12, 40)  # columns; it takes what the text leaves, between these
+from attn_lstm import progress
+
+_RENEWED_SECONDS = 2.0  # after which the line asks the devices for the loss between log steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +22,7 @@ class Progress:
     losses: Mapping[str, float]  # means of the parts since the last one; none if no image counted
     learning_rate: float
     rate: float  # images a second
-    seconds_left: int
+    seconds_left: float | None  # None before it can be told
     memory: str  # of the devices; empty where they do not tell
 
     def parts(self) -> list[tuple[int, str]]:
@@ -37,22 +31,24 @@ class Progress:
         if self.losses:
             each = " ".join(f"{name} {mean:.3f}" for name, mean in self.losses.items())
             loss = f"loss {sum(self.losses.values()):.3f} ({each})"
-        minutes, seconds = divmod(self.seconds_left, 60)
+        pace = []
+        if self.seconds_left is not None:
+            left = f"{progress.clock(self.seconds_left)} left"
+            pace = [(4, f"{self.rate:.0f} images/s"), (3, left)]
         return [
-            (4, f"epoch {self.epoch:.1f}"),
-            (1, loss),
-            (6, f"lr {self.learning_rate:.1e}"),
-            (3, f"{self.rate:.0f} images/s"),
-            (2, f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"),
-            *([(5, self.memory)] if self.memory else []),
+            (5, f"epoch {self.epoch:.1f}"),
+            (2, loss),
+            (7, f"lr {self.learning_rate:.1e}"),
+            *pace,
+            *([(6, self.memory)] if self.memory else []),
         ]
 
 
 class Console:
     """Writes to standard output on one host; on the others every call does nothing.
 
-    On a terminal a line below the others shows where the run is, and log steps only renew it. In
-    a file or a pipe each log step is a line, and nothing but lines is ever written.
+    On a terminal a line below the others shows where the run is, and log steps only renew it.
+    Elsewhere each log step is a line.
 
     Args:
       last_step: at which the run is done.
@@ -61,82 +57,47 @@ class Console:
 
     def __init__(self, last_step: int, active: bool):
         self._last_step, self._active = last_step, active
-        self._step, self._doing = 0, ""
-        self._progress: Progress | None = None
-        self._rich: RichConsole | None = None  # while there is a line that moves
+        self._step, self._doing, self._renewed = 0, "", 0.0
+        self._known: Progress | None = None
 
     def say(self, line: str) -> None:
         """One line that stays."""
-        if self._rich:
-            self._rich.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
-        elif self._active:
+        if self._active:
             print(line, flush=True)
 
     @contextlib.contextmanager
     def moving(self, step: int) -> Iterator[None]:
-        """Shows, on a terminal, the line that moves while the block runs, from `step` on."""
+        """The line shows the run while the block runs, from `step` on."""
         self._step, self._doing = step, "compiling"
-        # Rich itself would take FORCE_COLOR for a terminal.
-        terminal = RichConsole(highlight=False) if self._active and sys.stdout.isatty() else None
-        if terminal is None or not terminal.is_interactive:
+        with progress.showing(self):
             yield
-            return
-        with Live(
-            console=terminal,
-            get_renderable=lambda: self,
-            transient=True,
-            redirect_stderr=sys.stderr.isatty(),
-        ):
-            self._rich = terminal
-            # Warnings too go above the line: absl has kept the stream from before.
-            handler = logging.get_absl_handler().python_handler
-            before = handler.setStream(sys.stderr)
-            try:
-                yield
-            finally:
-                self._rich = None
-                if before is not None:  # it was another
-                    handler.setStream(before)
 
     def advance(self, step: int) -> None:
         """So many updates are on their way; asks nothing of the devices."""
         self._step, self._doing = step, ""
 
-    @contextlib.contextmanager
-    def doing(self, what: str) -> Iterator[None]:
-        """The line that moves says so while the block runs."""
-        self._doing = what
-        yield
-        self._doing = ""
+    def is_stale(self) -> bool:
+        """Whether somebody looks at the line, and it should be renewed."""
+        waited = time.monotonic() - self._renewed
+        return self._active and progress.is_shown() and waited > _RENEWED_SECONDS
 
-    def report(self, step: int, progress: Progress) -> None:
+    def renew(self, step: int, known: Progress) -> None:
+        """The state between log steps."""
+        self._step, self._known, self._renewed = step, known, time.monotonic()
+
+    def report(self, step: int, known: Progress) -> None:
         """The state of a log step."""
-        self._step, self._progress = step, progress
-        if not self._rich:
-            parts = [part for _, part in progress.parts()]
-            self.say(_GAP.join([f"step {step}/{self._last_step}", *parts]))
+        self.renew(step, known)
+        if not progress.moves():
+            self.say(self(None))
 
-    def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
-        """The line that moves, without what the terminal is too narrow for."""
-        parts = [(-1, f"step {self._step}/{self._last_step}")]
-        parts += [(0, self._doing)] if self._doing else []
-        parts += self._progress.parts() if self._progress else []
-        text = _fitted(parts, options.max_width)
-        room = min(options.max_width - len(text) - len(_GAP), _BAR[1])
-        line = Table.grid(padding=(0, len(_GAP), 0, 0))
-        line.add_column(no_wrap=True, overflow="crop")
-        bar = ProgressBar(self._last_step, self._step, width=room)
-        line.add_row(text, *([bar] if room >= _BAR[0] else []))
-        yield line
-
-
-def _fitted(parts: Sequence[tuple[int, str]], width: int) -> str:
-    """As many of the parts, the most important first, as one line of so many columns holds."""
-    for least in sorted((importance for importance, _ in parts), reverse=True):
-        text = _GAP.join(part for importance, part in parts if importance <= least)
-        if len(text) <= width:
-            break
-    return text
+    def __call__(self, columns: int | None) -> str:
+        """The line, without what the terminal is too narrow for."""
+        parts = [(0, f"step {self._step}/{self._last_step}")]
+        parts += [(1, self._doing)] if self._doing else []
+        parts += self._known.parts() if self._known else []
+        text = progress.fitted(parts, columns)
+        return progress.with_bar(text, self._step, self._last_step, columns)
 
 
 def device_memory() -> str:
@@ -151,9 +112,10 @@ def device_memory() -> str:
 
 
 class Clock:
-    """Rate and time left, measured from log line to log line."""
+    """The pace of updates, and the time that they have taken."""
 
     def __init__(self, images_a_step: int, last_step: int):
+        self.seconds = 0.0  # of all stretches that have ended
         self._images, self._last = images_a_step, last_step
         self._time, self._step = time.perf_counter(), 0
 
@@ -161,10 +123,12 @@ class Clock:
         """Begins a stretch with so many steps done."""
         self._time, self._step = time.perf_counter(), step
 
-    def lap(self, step: int) -> tuple[float, int]:
-        """Images a second since the stretch began, and the seconds that are left."""
-        seconds = max(time.perf_counter() - self._time, 1e-9)
-        steps = step - self._step
-        left = int((self._last - step) * seconds / steps) if steps else 0
-        self.start(step)
+    def stop(self) -> None:
+        """Ends the stretch."""
+        self.seconds += time.perf_counter() - self._time
+
+    def pace(self, step: int) -> tuple[float, float | None]:
+        """Images a second since the stretch began, and the seconds left, None in its first step."""
+        seconds, steps = max(time.perf_counter() - self._time, 1e-9), step - self._step
+        left = (self._last - step) * seconds / steps if steps else None
         return steps * self._images / seconds, left

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from attn_lstm import parallel, storage, weights
+from attn_lstm import parallel, progress, storage, weights
 from attn_lstm.config import PLACES, resolve, validate
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Split
@@ -34,7 +33,7 @@ from attn_lstm.training.memorise import Memory
 from attn_lstm.training.optimizer import create_optimizer, create_schedule
 from attn_lstm.training.samples import Samples
 from attn_lstm.training.step import permitted_to_leave_out
-from attn_lstm.training.stop import Stop, Stopped
+from attn_lstm.training.stop import BEFORE_A_STEP, Stop, Stopped
 from attn_lstm.training.writers import Writers
 
 PyTree = Any
@@ -59,7 +58,7 @@ def train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh) -> boo
             return _train(resolve(config), directory, mesh, stop)
         except Stopped:
             if parallel.is_first_host():
-                print("stopped before a step; nothing is lost, start again to go on", flush=True)
+                print(BEFORE_A_STEP, flush=True)
             return False
 
 
@@ -69,17 +68,16 @@ def _train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh, stop:
             validate(config, mesh.size)
             if parallel.is_first_host():
                 held.enter_context(workdir.lock(directory))
-            splits = load_splits(config.data)
+            with progress.doing("reading the data set"):
+                splits = load_splits(config.data)
             if parallel.is_first_host():
                 workdir.save_config(directory, config)
         _check_shared(config, directory, splits)
         stop.check()
-        run = Run(config, directory, mesh, splits, stop)
-        started = time.monotonic()
+        with progress.doing("making the network"):
+            run = Run(config, directory, mesh, splits, stop)
         try:
             done = run.go()
-            if parallel.is_first_host():
-                workdir.add_seconds(directory, time.monotonic() - started)
         except BaseException:
             # Of several hosts the others would not come to wait for each other here.
             if jax.process_count() == 1:
@@ -222,8 +220,7 @@ class Run:
             and parallel.from_first_host(self.writers.needs_validation(step))
         ):
             self.validate(step)  # stopped between its save and its validation
-        clock = Clock(config.train.batch_size, config.train.steps)
-        clock.start(step)
+        clock, paces = Clock(config.train.batch_size, config.train.steps), False
         update = self.start(step)
         if step < self.last_step and self.stop.asked():
             raise Stopped
@@ -232,6 +229,10 @@ class Run:
             while step < self.last_step and not asked:
                 self.state = update(self.state, step)
                 step += 1
+                if not paces:  # the first update compiled
+                    jax.block_until_ready(self.state.step)
+                    clock.start(step)
+                    paces = self.stop.saves = True
                 self.console.advance(step)
                 asked = self.stop.asked()
                 saves, validates = asked or self._saves(step), self._validates(step)
@@ -240,11 +241,17 @@ class Run:
                     self.check()
                 if logs:
                     self.log(step, clock)
-                if saves:
-                    self.latest.save(self.state, self.meta)
-                if validates:
-                    self.validate(step)
+                elif self.console.is_stale():
+                    self.console.renew(step, self.progress(step, clock))
+                if saves or validates:
+                    clock.stop()
+                    if saves:
+                        self.latest.save(self.state, self.meta)
+                    if validates:
+                        self.validate(step)
                     clock.start(step)
+        if parallel.is_first_host():
+            workdir.add_seconds(self.directory, clock.seconds)
         self.latest.wait()
         done = step == self.last_step
         if done:
@@ -314,33 +321,36 @@ class Run:
             f"give config.optimizer.clip_norm in another --workdir, or go on with {again}"
         )
 
-    def log(self, step: int, clock: Clock) -> None:
-        """Writes the means since the last line and starts new sums."""
+    def progress(self, step: int, clock: Clock) -> Progress:
+        """What is known after so many updates; waits for the devices."""
         totals = {name: float(value) for name, value in self.state.totals.items()}
-        self.state = self.state.replace(totals=jax.tree.map(jnp.zeros_like, self.state.totals))
         images = totals.pop("images")
         means = {name: total / images for name, total in totals.items() if images}
-        losses = {f"loss_{name}": mean for name, mean in means.items()}
-        if means:
-            losses["loss"] = sum(means.values())
         learning_rate = float(self.schedule(max(0, step - 1 - self.left_out)))
-        values = {**losses, "learning_rate": learning_rate}
+        epoch = step * self.config.train.batch_size / len(self.splits["train"])
+        return Progress(epoch, means, learning_rate, *clock.pace(step), device_memory())
+
+    def log(self, step: int, clock: Clock) -> None:
+        """Writes the means since the last line and starts new sums."""
+        known = self.progress(step, clock)
+        self.state = self.state.replace(totals=jax.tree.map(jnp.zeros_like, self.state.totals))
+        values = {f"loss_{name}": mean for name, mean in known.losses.items()}
+        if values:
+            values["loss"] = sum(values.values())
+        values["learning_rate"] = known.learning_rate
         if self.config.train.on_nonfinite == "skip":
             values["left_out"] = self.left_out
-        rate, left = clock.lap(step)
-        self.writers.training(step, values, rate)
-        epoch = step * self.config.train.batch_size / len(self.splits["train"])
-        self.console.report(
-            step, Progress(epoch, means, learning_rate, rate, left, device_memory())
-        )
+        self.writers.training(step, values, known.rate)
+        self.console.report(step, known)
 
     def validate(self, step: int) -> None:
         """Finds the figures on the validation split; keeps the state if it is the best yet."""
-        with self.console.doing("validating"):
+        doing = f"step {step}/{self.last_step}  validating"
+        with progress.doing(doing):
             predictions, maps = split_pass.predict_with_maps(
                 self.eval_step,
                 self.state.variables,
-                self.inputs["validation"].evaluation(),
+                self.inputs["validation"].evaluation(doing),
                 self.rank,
                 thresholds.threshold_or_default(self.config.search.threshold),
                 self.mesh,
