@@ -147,6 +147,7 @@ def define_config_file(argv: Sequence[str], help_string: str, *, one_row: bool =
     Raises:
       UserError: what is wrong with the fields that are changed, and then of one row with all.
     """
+    _look_for_places(argv)
     config_flags.DEFINE_config_file("config", None, help_string)
     flags.mark_flag_as_required("config")
     if path := _last_value(argv, "config"):
@@ -166,14 +167,35 @@ def define_workdir_config(argv: Sequence[str]) -> None:
     """
     if not {*_HELP, "--helpfull"}.isdisjoint(argv):
         return
-    from attn_lstm.runs import workdir
-
     directory = _last_value(argv, "workdir")
     if not directory:
         raise UserError("--workdir is missing: give the work directory of a run")
+    if not os.path.exists(os.path.join(directory, "config.json")):
+        raise UserError(
+            f"--workdir={directory} is no work directory of a run: it has no config.json"
+        )
+    _look_for_places(argv)
+    from attn_lstm.runs import workdir
+
     config = workdir.load_config(Path(directory))
     _check_overrides(config, argv, "a run stays the row that it was trained as")
     config_flags.DEFINE_config_dict("config", config, "fields of the run's config to override")
+
+
+def _look_for_places(argv: Sequence[str]) -> None:
+    """Looks for files and folders that flags name, before anything is imported that takes long.
+
+    Raises:
+      UserError: one is not there.
+    """
+    names = ["backbone.weights"]
+    digits = Path(_last_value(argv, "config") or "").name.startswith("digits")
+    if not digits and _last_value(argv, "config.data.download") is None:  # else it may be made
+        names.append("data.path")
+    for name in names:
+        place = _last_value(argv, f"config.{name}")
+        if place and not os.path.exists(place):
+            raise UserError(f"--config.{name}={place}: there is no such file or folder")
 
 
 def _last_value(argv: Sequence[str], name: str) -> str | None:

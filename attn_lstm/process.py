@@ -218,8 +218,7 @@ def _quieten_libraries() -> None:
     handler = absl_logging.get_absl_handler()
     handler.python_handler.setStream(sys.stderr)
     handler.setFormatter(Formatter())
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_told)
+    handler.addFilter(_is_told)
     # It warns of a font that lacks a weight, for each text: another weight will do.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     report = sys.unraisablehook
@@ -229,10 +228,8 @@ def _quieten_libraries() -> None:
             report(unraisable)
 
     sys.unraisablehook = hook
-    # Pillow warns of much that is no obstacle, or that we refuse in the line that tells why.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    # It warns of each font that lacks a weight; another weight draws the name.
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    # Python's warnings are for those who write code, the libraries' for theirs.
+    warnings.simplefilter("ignore")
 
 
 def _is_told(record: logging.LogRecord) -> bool:

@@ -98,6 +98,11 @@ def read_resnet(path: str | Path, depth: int) -> Loaded:
     if depth not in DEPTHS:
         raise UserError(f"unknown ResNet depth {depth!r}: {', '.join(map(str, DEPTHS))}")
     path, data, sha256 = _read(path)
+    if path.suffix == ".npz":
+        raise UserError(
+            f"{path} is no file of a ResNet: .npz is read for MobileNetV2; give "
+            "config.backbone.name=mobilenet_v2, or a .pth or .safetensors of torchvision"
+        )
     if path.suffix == ".safetensors":
         tensors = _parse(path, data, _read_safetensors)
     else:

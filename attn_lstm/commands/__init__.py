@@ -7,6 +7,7 @@ the beginning.
 
 import difflib
 import importlib
+import shlex
 import sys
 from typing import NamedTuple, NoReturn
 
@@ -128,6 +129,11 @@ def called(name: str) -> str:
     if sys.argv[0].endswith("attn_lstm/__main__.py"):
         return f"python -m attn_lstm {name}"
     return f"{_PROGRAM} {name}" if sys.argv[0].endswith(_PROGRAM) else COMMANDS[name].script
+
+
+def next_command(name: str, workdir: object, *arguments: str) -> str:
+    """What usually comes next, as a line to copy."""
+    return f"next: {called(name)} {shlex.join([f'--workdir={workdir}', *arguments])}"
 
 
 def _overview() -> str:

@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from attn_lstm import cli, errors
+from attn_lstm.commands import next_command
 from attn_lstm.errors import UserError
 
 
@@ -57,16 +58,23 @@ def main() -> int:
     """Compares; returns the exit code."""
     from attn_lstm.evaluation.compare import compare
     from attn_lstm.methods import METHODS
-    from attn_lstm.parallel import make_mesh
+    from attn_lstm.parallel import is_first_host, make_mesh
 
     given = flags.FLAGS
     configs = {method: _config_of(method) for method in given.methods or METHODS}
+    directory = Path(given.workdir)
     done = compare(
         configs,
-        Path(given.workdir),
+        directory,
         given.seeds,
         make_mesh(),
         reference=given.reference,
         trials=given.trials,
     )
-    return errors.DONE if done else errors.STOPPED
+    if not done:
+        return errors.STOPPED
+    if is_first_host():
+        print(f"written to {directory}: table.md, table.csv, table.json")
+        method, config = next(iter(configs.items()))
+        print(next_command("eval", directory / method / f"seed-{config.seed}", "--report"))
+    return errors.DONE

@@ -19,6 +19,7 @@ from pathlib import Path
 from absl import flags
 
 from attn_lstm import cli, errors
+from attn_lstm.commands import next_command
 from attn_lstm.data.split import SPLITS
 from attn_lstm.errors import UserError
 
@@ -40,7 +41,7 @@ def define_flags(argv: Sequence[str]) -> None:
 def main() -> int:
     """Evaluates; returns the exit code."""
     from attn_lstm.evaluation.evaluate import evaluate, tune
-    from attn_lstm.parallel import make_mesh
+    from attn_lstm.parallel import is_first_host, make_mesh
 
     given = flags.FLAGS
     run = given.config, Path(given.workdir), given.step
@@ -48,6 +49,7 @@ def main() -> int:
         if given.figures or given.figure_ids or given.report:
             raise UserError("--tune draws nothing: give --figures and --report in a second call")
         tune(*run, given.split or "validation", make_mesh())
+        then = ["eval", "--report"]
     else:
         evaluate(
             *run,
@@ -57,4 +59,8 @@ def main() -> int:
             figure_ids=given.figure_ids,
             report=given.report,
         )
+        then = ["predict", "IMAGES"] if given.report else ["eval", "--report"]
+    if is_first_host():
+        command, *arguments = then
+        print(next_command(command, given.workdir, *arguments))
     return errors.DONE

@@ -17,6 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from attn_lstm import cli, errors
+from attn_lstm.commands import next_command
 
 
 def define_flags(argv: Sequence[str]) -> None:
@@ -29,8 +30,14 @@ def define_flags(argv: Sequence[str]) -> None:
 
 def main() -> int:
     """Trains; returns the exit code."""
-    from attn_lstm.parallel import make_mesh
+    from attn_lstm.parallel import is_first_host, make_mesh
     from attn_lstm.training.loop import train
 
-    done = train(flags.FLAGS.config, Path(flags.FLAGS.workdir), make_mesh())
-    return errors.DONE if done else errors.STOPPED
+    config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
+    if not train(config, Path(workdir), make_mesh()):
+        return errors.STOPPED
+    if is_first_host():
+        print(f"written to {workdir}: checkpoints, metrics.jsonl, tensorboard")
+        decided = config.search.top_k or config.search.threshold >= 0
+        print(next_command("eval", workdir, *([] if decided else ["--tune"])))
+    return errors.DONE

@@ -83,6 +83,9 @@ def predict_images(
         if bad:
             summary = f"{len(bad)} of {count} images could not be read; their lines say why"
             print(summary, file=sys.stderr)
+    places = [str(place) for place in (output, overlays) if place is not None]
+    if places:
+        print(f"{count} images: written to {' and '.join(places)}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------- the inputs
