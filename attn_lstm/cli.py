@@ -79,20 +79,19 @@ def run(
         except (flags.Error, OSError, ImportError, SyntaxError, *_CONFIG_ERRORS) as error:
             _fail(_said(error))
 
-    def guarded(argv: list[str]) -> int:
+    def guarded(argv: list[str]) -> NoReturn:
         if len(argv) > 1 and not positional:
             _fail(f"unexpected argument {argv[1]!r}: flags are written --name=value")
         try:
             if distributed and _connect(resumes):
                 from attn_lstm import distributed as processes
 
-                return processes.run(main)
+                process.end(processes.run(main))
             from attn_lstm.compilation import keep_compiled
 
             keep_compiled()  # of several processes the user decides: they may share the folder
             code = main(argv[1:]) if positional else main()
-            sys.stdout.flush()
-            return code
+            process.end(code)
         except UserError as error:
             _fail(str(error))
         except KeyboardInterrupt:  # the second one, where the first asks to save and stop

@@ -116,7 +116,11 @@ class Doing:
         return with_bar(fitted(parts, columns), self._done, self._total or 0, columns)
 
 
-_stack: list[Render] = [Doing("starting")]
+def _working(columns: int | None) -> str:
+    return "working"
+
+
+_stack: list[Render] = [_working]
 _shown: _Shown | None = None
 
 
@@ -139,6 +143,7 @@ def end() -> None:
 @contextlib.contextmanager
 def showing(render: Render) -> Iterator[None]:
     """The line is this one while the block runs."""
+    _stack[0] = _working  # the start is over
     _stack.append(render)
     try:
         yield

@@ -5,14 +5,16 @@
 Reads the label file, or whatever else says what is in the images, and decodes every image that it
 names. Splits that are left open are drawn as the default config draws them. Exit codes: 0 usable,
 2 not: a mistake in the path or a label file (one line on stderr), or, below the report, images that
-are missing or do not decode, or a split without any label.
+are missing or do not decode, or a split without any label. The last line holds all that was found.
 """
 
+import sys
 from collections.abc import Sequence
 
 from absl import flags
 
-from attn_lstm.errors import UserError
+from attn_lstm.commands import next_command
+from attn_lstm.errors import DONE, UserError
 
 
 def define_flags(_: Sequence[str]) -> None:
@@ -26,4 +28,10 @@ def main(arguments: list[str]) -> int:
 
     if len(arguments) != 1:
         raise UserError(f"one folder is checked at a time, {len(arguments)} are given")
-    return check(arguments[0], flags.FLAGS.separator)
+    (folder,) = arguments
+    code = check(folder, flags.FLAGS.separator)
+    if code == DONE:
+        place = f"--config.data.path={folder}"
+        then = next_command("train", "runs/mine", "--config=laptop:order_free", place)
+        print(then, file=sys.stderr)
+    return code

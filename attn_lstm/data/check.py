@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from attn_lstm import progress
 from attn_lstm.data import coco, folder, image_file, open_images, voc
 from attn_lstm.data.files import images_in, locate
 from attn_lstm.data.split import SPLITS
@@ -139,8 +141,18 @@ def examine(root: str | os.PathLike[str], paths: Sequence[str], splits: Sequence
     there = {
         row: os.path.join(root, place) for row, place in enumerate(places) if place is not None
     }
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = list(pool.map(_examine, there.values()))
+    seen = []
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        progress.doing("decoding", len(there)) as shown,
+    ):
+        try:
+            for content in pool.map(_examine, there.values()):
+                seen.append(content)
+                shown.advance(len(seen))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # a signal does not wait for those that are left
+            raise
     found = (Path(path).relative_to(root).as_posix() for path in images_in(root))
     groups: dict[str, list[tuple[str, str]]] = {}
     for row, (digest, _) in zip(there, seen, strict=True):
@@ -221,13 +233,45 @@ def obstacles(findings: Findings, labels: np.ndarray, rows: Mapping[str, np.ndar
     return found
 
 
+def remarks(findings: Findings, names: Sequence[str]) -> list[str]:
+    """What stands in nobody's way and may still be a mistake; [] for nothing."""
+    found = []
+    if groups := near_equal(names):
+        listed = "; ".join(" = ".join(map(repr, group)) for group in groups[:_LISTED])
+        more = "; ..." if len(groups) > _LISTED else ""
+        found.append(f"labels that differ in their spelling alone ({listed}{more})")
+    if findings.duplicates:
+        count = numbered(len(findings.duplicates), "image")
+        found.append(f"{count} with the same content in several splits")
+    if findings.unlisted:
+        found.append(f"{numbered(len(findings.unlisted), 'image')} that no row lists")
+    return found
+
+
+def near_equal(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Groups of labels that are one to a reader who overlooks case, spaces, signs and forms."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        letters = "".join(filter(str.isalnum, plain)) or plain
+        groups.setdefault(letters, []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def verdict(found: Sequence[str], noted: Sequence[str]) -> str:
+    """All that was found, in one line."""
+    text = f"Not usable as it is: {'; '.join(found)}" if found else "Usable"
+    return f"{text}. To be looked at: {'; '.join(noted)}." if noted else f"{text}."
+
+
 def check(path: str, separator: str = "") -> int:
     """Prints the report on a folder; returns the exit code. The arguments are those of `read`.
 
     Raises:
       UserError: a mistake in the path or the label file.
     """
-    table, reader = read(path, separator)
+    with progress.doing("reading the labels"):
+        table, reader = read(path, separator)
     rows = divide(table.splits, len(table.paths))
     print(describe_labels(table, rows, reader), end="\n\n", flush=True)  # decoding takes minutes
     split_of = np.empty(len(table.paths), object)
@@ -236,7 +280,7 @@ def check(path: str, separator: str = "") -> int:
     findings = examine(table.root, table.paths, split_of.tolist())
     print(describe_images(findings), end="\n\n")
     found = obstacles(findings, table.labels, rows)
-    print(f"Not usable as it is: {'; '.join(found)}." if found else "Usable.")
+    print(verdict(found, remarks(findings, table.label_names)))
     return NOT_USABLE if found else USABLE
 
 

@@ -154,7 +154,8 @@ def read_labels(path: str | os.PathLike[str], separator: str = "") -> Table:
     if table is None:
         raise UserError(
             f"{root} holds neither {' nor '.join(LABEL_FILES)}, and its images do not all lie in a "
-            "folder for each label: leave exactly one label file there"
+            "folder for each label: write labels.csv there, a line image,labels and below it a "
+            "line an image, such as photos/1.jpg,cat|dog"
         )
     return table
 

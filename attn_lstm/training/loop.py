@@ -211,7 +211,12 @@ class Run:
           Stopped: the signal came before the first step.
           UserError: as `train`.
         """
-        config, step = self.config, int(self.state.step)
+        step = int(self.state.step)
+        with self.console.moving(step):
+            return self._go(step)
+
+    def _go(self, step: int) -> bool:
+        config = self.config
         self.console.say(self._opening(step))
         self.check()
         if (
@@ -225,31 +230,30 @@ class Run:
         if step < self.last_step and self.stop.asked():
             raise Stopped
         asked = False
-        with self.console.moving(step):
-            while step < self.last_step and not asked:
-                self.state = update(self.state, step)
-                step += 1
-                if not paces:  # the first update compiled
-                    jax.block_until_ready(self.state.step)
-                    clock.start(step)
-                    paces = self.stop.saves = True
-                self.console.advance(step)
-                asked = self.stop.asked()
-                saves, validates = asked or self._saves(step), self._validates(step)
-                logs = step % config.train.log_every == 0
-                if logs or saves or validates:
-                    self.check()
-                if logs:
-                    self.log(step, clock)
-                elif self.console.is_stale():
-                    self.console.renew(step, self.progress(step, clock))
-                if saves or validates:
-                    clock.stop()
-                    if saves:
-                        self.latest.save(self.state, self.meta)
-                    if validates:
-                        self.validate(step)
-                    clock.start(step)
+        while step < self.last_step and not asked:
+            self.state = update(self.state, step)
+            step += 1
+            if not paces:  # the first update compiled
+                jax.block_until_ready(self.state.step)
+                clock.start(step)
+                paces = self.stop.saves = True
+            self.console.advance(step)
+            asked = self.stop.asked()
+            saves, validates = asked or self._saves(step), self._validates(step)
+            logs = step % config.train.log_every == 0
+            if logs or saves or validates:
+                self.check()
+            if logs:
+                self.log(step, clock)
+            elif self.console.is_stale():
+                self.console.renew(step, self.progress(step, clock))
+            if saves or validates:
+                clock.stop()
+                if saves:
+                    self.latest.save(self.state, self.meta)
+                if validates:
+                    self.validate(step)
+                clock.start(step)
         if parallel.is_first_host():
             workdir.add_seconds(self.directory, clock.seconds)
         self.latest.wait()

@@ -12,6 +12,7 @@ from PIL import Image
 from attn_lstm.data import check, folder, preprocess
 from attn_lstm.data.split import SPLITS
 from attn_lstm.data.table import Table, divide
+from attn_lstm.errors import UserError
 from tests.data.test_coco import exported
 
 RNG = np.random.default_rng(0)
@@ -58,7 +59,7 @@ def cells(out: str, first: str) -> list[list[str]]:
 
 
 def test_the_report_on_a_good_folder(good, capsys):
-    assert check.main([str(good)]) == 2  # for want of labels to validate on
+    assert check.check(str(good)) == 2  # for want of labels to validate on
     captured = capsys.readouterr()
     out = captured.out
     assert captured.err == ""
@@ -91,13 +92,14 @@ def test_the_report_on_a_good_folder(good, capsys):
 
 def test_a_split_without_any_label_is_an_obstacle(tmp_path, capsys):
     make(tmp_path, ["1.png,cat,train", "2.png,,validation", "3.png,,validation", "4.png,,test"])
-    assert check.main([str(tmp_path)]) == 2
+    assert check.check(str(tmp_path)) == 2
     last = capsys.readouterr().out.splitlines()[-1]
     assert "no label in the validation split, of 2 images (mark other rows" in last
     assert "no label in the test split, of 1 image (" in last
     make(tmp_path, [f"{i}.png,cat,{part}" for i, part in enumerate(("train", "val", "test"))])
-    assert check.main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out.endswith("\n\nUsable.\n")
+    assert check.check(str(tmp_path)) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "Usable. To be looked at: 4 images that no row lists."
 
 
 def test_what_a_tool_has_exported_is_checked_as_it_is(tmp_path, capsys):
@@ -105,7 +107,7 @@ def test_what_a_tool_has_exported_is_checked_as_it_is(tmp_path, capsys):
         exported(tmp_path / part / "_annotations.coco.json", ids)
     (tmp_path / "train" / "2.jpg").unlink()
     (tmp_path / "valid" / "x.jfif").touch()
-    assert check.main([str(tmp_path)]) == 2
+    assert check.check(str(tmp_path)) == 2
     out = capsys.readouterr().out
     assert out.startswith(f"{tmp_path}: 7 images, 2 labels, read by data.name=coco\nSplits as they")
     assert [line[:2] for line in cells(out, "split")[1:]] == [
@@ -123,7 +125,7 @@ def test_what_is_wrong_with_the_images_is_counted_and_named(good, capsys):
     (good / ".thumbnails").mkdir()
     (good / ".thumbnails" / "1.png").write_bytes(b"hidden")
     (good / "notes.txt").write_text("no image")
-    assert check.main([str(good)]) == 2
+    assert check.check(str(good)) == 2
     captured = capsys.readouterr()
     assert captured.err == ""
     assert "\nMissing images: 1\n  '3.png'\n" in "\n" + captured.out
@@ -142,7 +144,7 @@ def test_the_same_content_in_two_splits_is_named_but_no_obstacle(tmp_path, capsy
     for name in ("2.png", "9.png"):  # beside the one in train there is one in test
         (tmp_path / name).write_bytes(same)
     (tmp_path / "4.png").write_bytes((tmp_path / "3.png").read_bytes())  # both in train
-    assert check.main([str(tmp_path)]) == 0
+    assert check.check(str(tmp_path)) == 0
     assert (
         "several splits: 1\n  '1.png' (train) = '2.png' (train) = '9.png' (test)\n"
         in capsys.readouterr().out
@@ -153,7 +155,7 @@ def test_many_files_under_one_heading_are_cut_but_counted(tmp_path, capsys):
     make(tmp_path, [f"{i}.png,cat,test" for i in range(30)])
     for i in range(25):
         (tmp_path / f"{i}.png").unlink()
-    assert check.main([str(tmp_path)]) == 2
+    assert check.check(str(tmp_path)) == 2
     out = capsys.readouterr().out
     assert "Missing images: 25\n" in out and "  ... and 5 more\n" in out
     assert "'19.png'" in out and "'20.png'" not in out
@@ -161,7 +163,7 @@ def test_many_files_under_one_heading_are_cut_but_counted(tmp_path, capsys):
 
 def test_splits_that_are_drawn_are_those_of_the_reader(tmp_path, capsys):
     make(tmp_path, [f"{i}.png,cat" for i in range(50)], header="image,labels")
-    assert check.main([str(tmp_path)]) == 0
+    assert check.check(str(tmp_path)) == 0
     out = capsys.readouterr().out
     assert "drawn as by default" in out and "No image has two labels." in out
     sizes = [str(len(folder.load_folder_split(tmp_path, name))) for name in SPLITS]
@@ -172,10 +174,10 @@ def test_training_rows_without_validation_are_an_obstacle_and_test_rows_alone_ar
     tmp_path, capsys
 ):
     make(tmp_path, ["1.png,cat,train", "2.png,cat,test"])
-    assert check.main([str(tmp_path)]) == 2
+    assert check.check(str(tmp_path)) == 2
     assert "no validation image" in capsys.readouterr().out.splitlines()[-1]
     make(tmp_path, ["1.png,cat,test", "2.png,cat,test"])
-    assert check.main([str(tmp_path)]) == 0
+    assert check.check(str(tmp_path)) == 0
 
 
 @pytest.mark.parametrize("mistake", ["folder", "file", "content"])
@@ -184,10 +186,10 @@ def test_a_mistake_in_the_path_or_the_label_file_is_one_line(good, capsys, mista
         (good / "labels.csv").unlink()
     if mistake == "content":
         (good / "labels.csv").write_text("image,labels\n1.png,cat||dog\n")
-    assert check.main([str(good / "none" if mistake == "folder" else good)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith(f"error: {good}") and len(captured.err.splitlines()) == 1
+    with pytest.raises(UserError) as caught:
+        check.check(str(good / "none" if mistake == "folder" else good))
+    assert capsys.readouterr().out == ""
+    assert str(caught.value).startswith(str(good)) and len(str(caught.value).splitlines()) == 1
 
 
 def test_pairs_and_counts_agree_with_counting_one_by_one():
@@ -269,8 +271,30 @@ def test_the_command_needs_no_tensorflow_and_survives_any_terminal(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert done.stderr.startswith("next: ") and done.stderr.count("\n") == 1
     assert "\\u732b" in done.stdout
+
+
+def test_labels_that_differ_in_spelling_alone_stand_in_the_last_line(tmp_path, capsys):
+    make(tmp_path, ["1.png,Water,train", "2.png,water|sky,train", "3.png,wa-ter,validation",
+                    "4.png,sky,test"])  # fmt: skip
+    assert check.check(str(tmp_path)) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("Usable. To be looked at: labels that differ in their spelling alone (")
+    assert "'Water'" in last and "'water'" in last and "'wa-ter'" in last and "sky" not in last
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        (["cat", "dog", "c++", "c#", "+", "#"], [("c++", "c#")]),
+        (["Caf\u00e9", "cafe\u0301"], [("Caf\u00e9", "cafe\u0301")]),
+        (["traffic light", "Traffic_Light", "traffic"], [("traffic light", "Traffic_Light")]),
+    ],
+)
+def test_near_equal_labels_are_those_that_a_hasty_reader_takes_for_one(names, groups):
+    assert check.near_equal(names) == groups
 
 
 REAL = os.environ.get("ATTN_LSTM_DATA")
@@ -278,7 +302,7 @@ REAL = os.environ.get("ATTN_LSTM_DATA")
 
 @pytest.mark.skipif(not REAL, reason="ATTN_LSTM_DATA names no folder")
 def test_the_report_on_corel5k(capsys):
-    assert check.main([os.path.join(REAL, "corel5k")]) == 0
+    assert check.check(os.path.join(REAL, "corel5k")) == 0
     out = capsys.readouterr().out
     assert "4,999 images, 260 labels" in out and "3.40 on average, 5 at most" in out
     assert out.count(": 0\n") == 4
