@@ -19,6 +19,20 @@ CHANGEABLE = (*PLACES, "data.separator", "train.on_nonfinite", "train.max_skippe
 
 # What has no part in the use of a trained network.
 _OF_TRAINING = ("data.augment.", "optimizer.", "ema.", "swa.", "train.")
+# What a head without a decoder leaves without effect.
+_OF_A_DECODER = (
+    "order",
+    "decoder.hidden",
+    "decoder.attention",
+    "decoder.embedding",
+    "decoder.use_attention",
+    "decoder.initial_state",
+    "decoder.target",
+    "decoder.max_labels",
+    "search.beam_size",
+    "search.stop",
+    "search.decide",
+)
 # What a frozen backbone leaves without effect.
 _OF_A_LEARNING_BACKBONE = (
     "backbone.unfreeze_step",
@@ -26,6 +40,23 @@ _OF_A_LEARNING_BACKBONE = (
     "backbone.remat",
     "optimizer.backbone_scale",
 )
+
+
+def used(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields that have a part in a run of this config: 'train.steps' -> 100.
+
+    Left out are those of other heads, losses and backbones.
+    """
+    head = HEADS[config.head]
+    unused = [
+        *(f"{loss}." for loss in ("asymmetric", "focal") if config.loss != loss),
+        *(["knn."] if config.head != "knn" else _OF_TRAINING),
+        *([] if config.head in ("query2label", "ml_decoder", "csra") else ["set_head."]),
+        *([] if head.sequential else _OF_A_DECODER),
+        *([] if config.backbone.name == "resnet" else ["backbone.depth"]),
+        *(_OF_A_LEARNING_BACKBONE if config.backbone.frozen else []),
+    ]
+    return {name: value for name, value in flatten(config) if not name.startswith(tuple(unused))}
 
 
 def validate(config: ml_collections.ConfigDict, devices: int | None = None) -> None:

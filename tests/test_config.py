@@ -40,6 +40,17 @@ def test_the_page_of_fields_is_up_to_date():
     assert page.read_text(encoding="utf-8") == fields.page()
 
 
+def test_what_a_row_uses_are_the_fields_of_its_own_head_loss_and_backbone():
+    order_free, asl = (configuration.used(digits.get_config(row)) for row in ("order_free", "asl"))
+    assert {"decoder.hidden", "seed", "optimizer.learning_rate"} < order_free.keys()
+    assert not any(
+        name.startswith(("asymmetric", "focal", "knn", "set_head")) for name in order_free
+    )
+    assert "asymmetric.clip" in asl and "decoder.hidden" not in asl
+    assert "backbone.depth" not in order_free
+    assert "backbone.depth" in configuration.used(coco.get_config())
+
+
 def test_every_default_may_be_what_it_is():
     wrong = {name for name, field in FIELDS.items() if field.wrong(field.default)}
     assert wrong == {"data.name"}  # which each config file sets

@@ -12,9 +12,9 @@ import jinja2
 import ml_collections
 
 from attn_lstm import storage
-from attn_lstm.config import PLACES
+from attn_lstm.config import PLACES, used
 from attn_lstm.errors import UserError
-from attn_lstm.fields import flatten
+from attn_lstm.fields import nested
 from attn_lstm.reports.tables import COLUMNS, cell
 from attn_lstm.runs import workdir
 from attn_lstm.runs.opened import Opened
@@ -132,9 +132,10 @@ def _backbone(config: ml_collections.ConfigDict) -> str:
 
 
 def _without_folders(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The config with places on this machine cut to their last name."""
-    cut = ml_collections.ConfigDict(config)
-    for field, value in flatten(config):
-        if field in PLACES and isinstance(value, str):
-            cut.update_from_flattened_dict({field: Path(value).name})
-    return cut.to_dict()
+    """What is used of the config, with places on this machine cut to their last name."""
+    return nested(
+        {
+            field: Path(value).name if field in PLACES and isinstance(value, str) else value
+            for field, value in used(config).items()
+        }
+    ).to_dict()

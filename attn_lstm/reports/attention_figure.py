@@ -44,7 +44,7 @@ def _font(size: float, bold: bool = False) -> FontProperties:
 _HEAD, _NAME, _LIST, _SMALL = _font(10, True), _font(8.5, True), _font(8.5), _font(7)
 
 
-def draw(example: Example) -> Figure:
+def draw(example: Example, columns: int = COLUMNS) -> Figure:
     """A figure of one image: true labels, predictions in their order with attention, missed ones.
 
     Wrong labels are red, carry a cross, and have a dashed red frame. Rows of the tables without
@@ -52,7 +52,7 @@ def draw(example: Example) -> Figure:
     spelled out, with a note.
     """
     given, example = example, _legible(example)
-    page = _Page(COLUMNS)
+    page = _Page(columns)
     page.paragraph(f"{example.image_id} · F1 {100 * example.f1:.0f} %", _HEAD)
     page.entry("True", ", ".join(example.true) or "none")
     page.skip(_GAP / 2)
@@ -63,8 +63,8 @@ def draw(example: Example) -> Figure:
     ]
     if cells:
         cells.insert(0, _Cell(example.image, [("image", _SMALL, _GREY)]))
-        for first in range(0, len(cells), COLUMNS):
-            page.row(cells[first : first + COLUMNS])
+        for first in range(0, len(cells), columns):
+            page.row(cells[first : first + columns])
         note = _NOTE
     else:
         lines = [_caption(step, emitted) for step, emitted in enumerate(example.emitted, 1)]

@@ -24,7 +24,7 @@ class Finished:
     threshold: float  # τ, that of labels without their own
     step: int  # of the checkpoint
     parameters: Mapping[str, int]  # 'backbone' and 'head'
-    seconds: float  # of training; features of a frozen backbone are not in it
+    seconds: float  # of the updates, as `runs.workdir.load_seconds` has them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,25 +85,35 @@ def markdown(
       compared: the reference less the other rows that share a seed with it.
     """
     methods = by_method(runs)
+    several = any(len(of_method) > 1 for of_method in methods.values())
+    over_seeds = ", mean ± standard deviation over seeds" if several else ", of one seed"
     parts = [
-        "Percent, mean ± standard deviation over seeds; the best mean of a column in bold.",
+        f"Percent{over_seeds}; the best of a column in bold.",
         _figures_table(methods, lambda run: run.figures, COLUMNS),
         "Each image with exactly its three best labels:",
         _figures_table(methods, lambda run: run.top3, PAPER_FIGURES),
-        "What each row took:",
+        "What each row took; training is the time of its updates, without what comes before the "
+        "first of them is done, and without validations:",
         _cost_table(methods),
     ]
     if others := list(compared.differences):
         reference = compared.reference
         parts += [
-            f"{reference} less each other row, mean ± standard deviation of the differences "
-            "between runs of the same seed:",
-            _difference_table(methods, reference, others),
+            *(
+                [
+                    f"{reference} less each other row, mean ± standard deviation of the "
+                    "differences between runs of the same seed:",
+                    _difference_table(methods, reference, others),
+                ]
+                if several
+                else []
+            ),
             f"{reference} less each other row on the same images: the mean difference and its "
             f"{bootstrap.LEVEL} % interval over {bootstrap.RESAMPLES:,} paired bootstrap draws of "
             f"the {compared.images:,} test images, in bold where it excludes 0. It covers the "
-            "choice of the test images and not the randomness of the training, which is the ± "
-            "above. Each interval stands for itself: of twenty rows that do not differ, about one "
+            "choice of the test images and not the randomness of the training"
+            + (", which is the ± above" if several else "; give --seeds for that")
+            + ". Each interval stands for itself: of twenty rows that do not differ, about one "
             "has bold in a column.",
             _interval_table(compared.differences),
         ]

@@ -11,7 +11,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from attn_lstm import parallel, progress, storage, weights
-from attn_lstm.config import PLACES, resolve, validate
+from attn_lstm.config import PLACES, resolve, used, validate
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Split
 from attn_lstm.data.statistics import label_statistics
@@ -187,8 +187,9 @@ class Run:
         first = parallel.is_first_host()
         self.console = Console(self.last_step, active=first)
         with parallel.agreed():
-            fields = dict(flatten(config))
-            self.writers = Writers(directory, int(self.state.step), active=first, fields=fields)
+            self.writers = Writers(
+                directory, int(self.state.step), active=first, fields=used(config)
+            )
         self.samples = Samples(config, splits["validation"], self.console.say)
         self.inputs = {
             name: Inputs(

@@ -14,7 +14,8 @@ from attn_lstm.runs import pictures
 
 COUNT = 4
 _SEED = 0  # of the draw
-_DPI = 100  # fits two pictures beside each other into TensorBoard's window
+# TensorBoard shows pictures some 300 pixels wide: text stays legible in narrow ones.
+_COLUMNS, _DPI = 2, 100
 
 
 class Samples:
@@ -47,4 +48,7 @@ class Samples:
             self._say(f"no pictures for TensorBoard: {error}")
             self._rows = self._rows[:0]
             return {}
-        return {e.image_id: attention_figure.render(attention_figure.draw(e), _DPI) for e in found}
+        return {
+            e.image_id: attention_figure.render(attention_figure.draw(e, _COLUMNS), _DPI)
+            for e in found
+        }

@@ -29,12 +29,13 @@ class _Board:
     def __init__(self, folder: Path, restored_step: int):
         """Raises `UserError` when the folder cannot be written, as all methods do."""
         self._folder = folder
+        again = any(folder.glob("events*"))
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             # Without it a file that was begun in the same second would be overwritten.
             suffix = f".{os.getpid()}.{restored_step}"
             self._file = EventsWriter(str(folder / "events"), suffix)
-        if restored_step:  # hides what a lost stretch had written behind it
+        if again:  # hides what a lost stretch had written behind the step that is gone on from
             start = SessionLog(status=SessionLog.START)
             self._write(Event(step=restored_step + 1, session_log=start))
 

@@ -99,7 +99,7 @@ def test_a_split_without_any_label_is_an_obstacle(tmp_path, capsys):
     make(tmp_path, [f"{i}.png,cat,{part}" for i, part in enumerate(("train", "val", "test"))])
     assert check.check(str(tmp_path)) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "Usable. To be looked at: 4 images that no row lists."
+    assert last == "Usable. To be looked at: 2 images that no row lists."
 
 
 def test_what_a_tool_has_exported_is_checked_as_it_is(tmp_path, capsys):

@@ -47,6 +47,16 @@ def test_a_restart_replaces_what_the_lost_stretch_had_written(tmp_path):
     np.testing.assert_array_equal([pixels for _, pixels in pictures], [before, after])
 
 
+def test_a_restart_before_the_first_checkpoint_doubles_no_point(tmp_path):
+    for loss in (2.0, 3.0):
+        writers = Writers(tmp_path, restored_step=0, active=True, fields=FIELDS)
+        writers.training(5, {"loss": loss}, rate=100.0)
+        writers.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("train/loss")] == [(5, 3.0)]
+
+
 def read(event) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
 
