@@ -4,10 +4,17 @@
     find pictures -name '*.jpg' | attn-lstm predict --workdir=runs/digits --overlays=maps -
 
 Takes files, folders (all images below), patterns in quotes, and - for a list on standard input.
-Lines follow the order of the images: {"image", "labels": [{"name", "probability", "step"}, ...]}.
-An image that cannot be read gives {"image", "error"}, and the rest goes on. Fields of the run's
-config can be overridden: --config.search.threshold=0.3. Exit codes: 0 done, 2 a mistake in flags,
-config or files, or not one image that could be read.
+What is written follows the order of the images; one that cannot be read says why, and the rest goes
+on. Fields of the run's config can be overridden: --config.search.threshold=0.3.
+
+  jsonl    a line an image: {"image", "labels": [{"name", "probability", "step", "calibrated"},
+           ...]}, the labels in the order of emission, "calibrated" where the run was tuned, and
+           "overlay" with --overlays; or {"image", "error"}
+  csv      image, labels, probabilities, steps, calibrated, overlay, error; several joined by |
+  coco     one list of {"image_id": path, "category_id": from 1, "category_name", "score", "step"}
+  parquet  a table with the fields of jsonl, into --output
+
+Exit codes: 0 done, 2 a mistake in flags, config or files, or not one image that could be read.
 """
 
 from collections.abc import Sequence
@@ -25,7 +32,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_integer(
         "batch_size", None, "images at once; default: config.eval.batch_size", lower_bound=1
     )
-    flags.DEFINE_enum("format", "jsonl", ["jsonl", "csv"], "of the lines")
+    flags.DEFINE_enum("format", "jsonl", ["jsonl", "csv", "coco", "parquet"], "of what is written")
     flags.DEFINE_string("output", None, "file for the lines; default: standard output")
     flags.DEFINE_string(
         "overlays",

@@ -21,10 +21,18 @@ from attn_lstm import progress
 from attn_lstm.data.files import SUFFIXES, as_utf8, images_in
 from attn_lstm.data.images import read_picture
 from attn_lstm.errors import UserError
-from attn_lstm.serving.lines import csv_writer, jsonl_writer, record
+from attn_lstm.serving.lines import (
+    Writer,
+    coco_writer,
+    csv_writer,
+    jsonl_writer,
+    parquet_writer,
+    record,
+)
 from attn_lstm.serving.model import ImagePrediction, Model, open_model
 from attn_lstm.storage import writing
 
+FORMS = ("jsonl", "csv", "coco", "parquet")
 _STDIN = "-"
 
 
@@ -49,7 +57,7 @@ def predict_images(
       step: of the checkpoint: a number, 'best' or 'latest'.
       arguments: files, folders, patterns, and '-' for a list on standard input.
       batch_size: images at once; None for the config's.
-      form: 'jsonl' or 'csv'.
+      form: one of `FORMS`.
       output: the file to write; None for standard output.
       overlays: folder for one PNG an image; None for no pictures.
 
@@ -63,8 +71,7 @@ def predict_images(
     pictures = None if overlays is None else _Pictures(overlays, model)
     named, given = itertools.tee(images)
     count, bad = 0, []
-    with _opened(output) as stream:
-        write = csv_writer(stream, model.label_names) if form == "csv" else jsonl_writer(stream)
+    with _writer(form, output, model.label_names) as write:
         outcomes = zip(named, model.predict_stream(given, batch_size), strict=True)
         with progress.doing("predicting", total) as shown:
             for image, outcome in outcomes:
@@ -185,6 +192,29 @@ class _Pictures:
         name = next(name for name in names if name.casefold() not in self._taken)
         self._taken.add(name.casefold())
         return name
+
+
+@contextlib.contextmanager
+def _writer(form: str, output: Path | None, label_names: Sequence[str]) -> Iterator[Writer]:
+    """What writes the predictions of an image, in one of `FORMS`.
+
+    Raises:
+      UserError: the file cannot be written, or the form needs one.
+    """
+    if form == "parquet":
+        if output is None:
+            raise UserError("--format=parquet is no text: give a file with --output")
+        with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            with parquet_writer(output) as write:
+                yield write
+        return
+    with _opened(output) as stream:
+        if form == "coco":
+            with coco_writer(stream, label_names) as write:
+                yield write
+        else:
+            yield csv_writer(stream, label_names) if form == "csv" else jsonl_writer(stream)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
-"""Predictions as text: one line of JSON or CSV an image."""
+"""Predictions as files: a line of JSON or CSV an image, COCO's results, a table of Parquet."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from attn_lstm.errors import UserError
@@ -20,6 +22,7 @@ _LISTED = {
     "labels": "name", "probabilities": "probability", "steps": "step", "calibrated": "calibrated"
 }  # fmt: skip
 _COLUMNS = ("image", *_LISTED, "overlay", "error")
+_ROWS = 1000  # of a table that are written at once
 _JOINT = "|"  # as in the label file of a user's own data set
 
 
@@ -74,3 +77,73 @@ def csv_writer(output: TextIO, label_names: Sequence[str]) -> Writer:
         output.flush()
 
     return write
+
+
+@contextlib.contextmanager
+def coco_writer(output: TextIO, label_names: Sequence[str]) -> Iterator[Writer]:
+    """Writes one JSON list with an entry a label, as COCO's tools take results.
+
+    An entry is {"image_id": the image's path, "category_id": the label's place among those of the
+    model, from 1, "category_name", "score", "step"}. Images that cannot be read have none.
+    """
+    places = {name: place for place, name in enumerate(label_names, 1)}
+    joint = "[\n"
+
+    def write(entry: Record) -> None:
+        nonlocal joint
+        for label in entry.get("labels", []):
+            result = {
+                "image_id": entry["image"],
+                "category_id": places[label["name"]],
+                "category_name": label["name"],
+                "score": label["probability"],
+                "step": label["step"],
+            }
+            output.write(joint + json.dumps(result))
+            joint = ",\n"
+
+    yield write
+    output.write("[]\n" if joint == "[\n" else "\n]\n")
+    output.flush()
+
+
+@contextlib.contextmanager
+def parquet_writer(path: Path) -> Iterator[Writer]:
+    """Writes a table with a row an image: the fields of a line of JSON, labels as a list of them.
+
+    Raises:
+      UserError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(
+            "--format=parquet needs pyarrow: pip install 'attn_lstm[parquet]'"
+        ) from None
+    number = arrow.float64()
+    label = [("name", arrow.string()), ("probability", number), ("step", arrow.int32()),
+             ("calibrated", number)]  # fmt: skip
+    schema = arrow.schema(
+        [
+            ("image", arrow.string()),
+            ("labels", arrow.list_(arrow.struct(label))),
+            ("overlay", arrow.string()),
+            ("error", arrow.string()),
+        ]
+    )
+    rows: list[Record] = []
+    with parquet.ParquetWriter(path, schema) as table:
+
+        def flush() -> None:
+            if rows:
+                table.write_table(arrow.Table.from_pylist(rows, schema))
+                rows.clear()
+
+        def write(entry: Record) -> None:
+            rows.append({**entry, "image": entry["image"].encode("utf-8", "replace").decode()})
+            if len(rows) == _ROWS:
+                flush()
+
+        yield write
+        flush()
