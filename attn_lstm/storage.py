@@ -1,14 +1,40 @@
-"""Small files, written whole or not at all, and errors that name them."""
+"""Files, read where they are files and written whole or not at all, and errors that name them."""
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from attn_lstm.errors import UserError
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a file to read that this program may not have written.
+
+    Raises:
+      OSError: it cannot be opened, or is a pipe or a device, of which no end may ever come.
+    """
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "a pipe or a device, no file", os.fspath(path))
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # Else a pipe is waited for that nobody writes to. Windows has neither.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The content of what `open_file` opens."""
+    with open_file(path) as file:
+        return file.read()
 
 
 @contextlib.contextmanager
@@ -68,7 +94,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises `UserError` when the file is missing or not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_file(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: is this the work directory of a run?") from None
     except OSError as error:

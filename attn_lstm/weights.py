@@ -9,7 +9,6 @@ import functools
 import hashlib
 import io
 import re
-import stat
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from attn_lstm.errors import UserError
 from attn_lstm.models.mobilenet import MobileNetV2
 from attn_lstm.models.resnet import DEPTHS, ResNet
 from attn_lstm.safe_pickle import as_numbers, read_state_dict
+from attn_lstm.storage import read_file
 
 # What torchvision offers at https://download.pytorch.org/models/; a name ends as the sha256 of its
 # file begins.
@@ -159,15 +159,12 @@ def _read(path: str | Path) -> tuple[Path, bytes, str]:
     """The file's bytes and sha256, after a look at the one in its name."""
     path = Path(path)
     try:
-        status = path.stat()
-        if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
-            raise UserError(f"the weights {path} are a pipe or a device: give a file")
-        if status.st_size > _MOST_BYTES:
+        if (size := path.stat().st_size) > _MOST_BYTES:
             raise UserError(
-                f"the weights {path} have {status.st_size / 1e9:.0f} GB, more than any backbone's: "
+                f"the weights {path} have {size / 1e9:.0f} GB, more than any backbone's: "
                 "give the file of the backbone alone"
             )
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise UserError(
             f"cannot read the weights {path}: {error.strerror}; give the file's path "

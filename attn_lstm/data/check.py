@@ -26,6 +26,7 @@ from attn_lstm.data.statistics import (
 )
 from attn_lstm.data.table import Table, combined, divide, roles
 from attn_lstm.errors import DONE, MISTAKE
+from attn_lstm.storage import read_file
 from attn_lstm.text import plain_table
 
 USABLE, NOT_USABLE = DONE, MISTAKE
@@ -171,7 +172,7 @@ def examine(root: str | os.PathLike[str], paths: Sequence[str], splits: Sequence
 def _examine(file: str) -> tuple[str, str]:
     """A hash of the file's bytes, and why it does not decode; each '' where there is none."""
     try:
-        content = Path(file).read_bytes()
+        content = read_file(file)
     except OSError as error:
         return "", error.strerror or "cannot be read"
     return hashlib.sha256(content).hexdigest(), _why_not_decoded(content)

@@ -27,6 +27,7 @@ from attn_lstm.data.files import (
 )
 from attn_lstm.data.table import SPLIT_NAMES, Table, roles
 from attn_lstm.errors import UserError
+from attn_lstm.storage import read_file
 
 _PASSED_OVER = "__MACOSX"  # what macOS adds to its archives
 
@@ -103,7 +104,7 @@ def _contents(root: Path, images: Sequence[_Found]) -> list[Hashable]:
     paths = [root / image.path for image in images]
     sizes = [path.stat().st_size for path in paths]
     return [
-        hashlib.sha256(path.read_bytes()).digest() if sizes.count(size) > 1 else size
+        hashlib.sha256(read_file(path)).digest() if sizes.count(size) > 1 else size
         for path, size in zip(paths, sizes, strict=True)
     ]
 

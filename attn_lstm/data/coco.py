@@ -54,6 +54,7 @@ from attn_lstm.data.table import (
     split_of,
 )
 from attn_lstm.errors import UserError
+from attn_lstm.storage import read_file
 
 YEARS = (2014, 2017)  # the paper's first: it is taken where a folder holds both
 
@@ -347,7 +348,7 @@ def read_instances(path: str | os.PathLike[str]) -> Instances:
       UserError: a file that cannot be read, is not JSON or not COCO's instances.
     """
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(read_file(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -19,6 +19,7 @@ from typing import AnyStr
 import numpy as np
 
 from attn_lstm.errors import UserError, is_control
+from attn_lstm.storage import open_file
 
 # What counts as an image in a folder, beside whatever begins like one. Not all of these decode; but
 # whoever has such files should hear of them, not miss them.
@@ -151,10 +152,8 @@ def looks_like_image(path: str | os.PathLike[str]) -> bool:
         return False
     if name.lower().endswith(SUFFIXES):
         return True
-    if not os.path.isfile(path):  # opening a pipe may never end
-        return False
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             start = file.read(16)
     except OSError:
         return False

@@ -61,6 +61,7 @@ from attn_lstm.data.table import (
     split_of,
 )
 from attn_lstm.errors import UserError
+from attn_lstm.storage import read_file
 
 LABEL_FILES = ("labels.csv", "labels.jsonl")
 
@@ -176,7 +177,7 @@ def _read_exported(root: Path) -> Table | None:
 
 def _read_file(file: Path, separator: str) -> Table:
     try:
-        text = _decode(file.read_bytes())
+        text = _decode(read_file(file))
         if file.suffix == ".csv":
             names, rows = _parse_csv(text, separator)
         else:

@@ -11,6 +11,8 @@ import os
 import numpy as np
 from PIL import ExifTags, Image
 
+from attn_lstm.storage import open_file
+
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 
 # From here on Pillow suspects a file that unpacks to more than there is room for. As RGB it is
@@ -104,7 +106,7 @@ def read_header(path: str | os.PathLike[str]) -> tuple[int, int, int]:
       OSError: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             is_png = file.read(len(_PNG)) == _PNG
             file.seek(0)
             source = io.BytesIO(_without_notes(file.read())) if is_png else file

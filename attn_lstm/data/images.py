@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from attn_lstm.data import image_file
 from attn_lstm.errors import UserError
+from attn_lstm.storage import read_file
 
 ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
 
@@ -60,7 +60,7 @@ def read_picture(
       UserError: the file cannot be read or decoded.
     """
     try:
-        return image_file.read(Path(path).read_bytes(), max_pixels)
+        return image_file.read(read_file(path), max_pixels)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except ValueError as error:

@@ -35,7 +35,7 @@ from absl import logging
 from attn_lstm.data.files import as_utf8, first_shown, names_in, one_form, shown
 from attn_lstm.data.split import SPLITS, FileSource, Split, holdout
 from attn_lstm.errors import UserError
-from attn_lstm.storage import replaced
+from attn_lstm.storage import read_file, replaced
 
 PROTOCOLS = ("paper", "official", "list")
 ON_MISSING = ("error", "skip")
@@ -202,7 +202,7 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
 
 def _read(path: Path) -> bytes:
     try:
-        return as_utf8(path.read_bytes())
+        return as_utf8(read_file(path))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged ({error}): unpack NUS-WIDE anew") from error
     except OSError as error:

@@ -30,6 +30,7 @@ from attn_lstm.data.files import as_utf8, breaks_lines, empty_table, names_in, o
 from attn_lstm.data.split import SPLITS, Split
 from attn_lstm.data.table import SPLIT_NAMES, Table, check_choice, combined, roles, split_of
 from attn_lstm.errors import UserError
+from attn_lstm.storage import read_file
 
 _LABELS = re.compile(r"(human-imagelabels.*|classifications)\.csv$")
 _NAMES = re.compile(r"(class-descriptions.*|classes)\.csv$")
@@ -169,7 +170,7 @@ def _images(root: Path, part: str, ids: Sequence[str]) -> tuple[Path, dict[str, 
 
 def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
     try:
-        text = as_utf8(file.read_bytes()).decode()
+        text = as_utf8(read_file(file)).decode()
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         for record in reader:
             if any(cell.strip() for cell in record):

@@ -41,6 +41,7 @@ from attn_lstm.data.files import (
 from attn_lstm.data.split import SPLITS, Split
 from attn_lstm.data.table import TEST_FRACTION, Table, check_choice, split_of
 from attn_lstm.errors import UserError
+from attn_lstm.storage import read_file
 
 NAMES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -234,7 +235,7 @@ def _lists(root: Path) -> dict[str, list[str]] | None:
 
 def _read_list(file: Path) -> list[str]:
     try:
-        text = as_utf8(file.read_bytes()).decode()
+        text = as_utf8(read_file(file)).decode()
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): make it readable") from error
     except UnicodeDecodeError as error:
@@ -269,7 +270,7 @@ class _Annotation(NamedTuple):
 
 def _annotation(file: Path) -> _Annotation:
     try:
-        root = ElementTree.fromstring(file.read_bytes())
+        root = ElementTree.fromstring(read_file(file))
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): make it readable") from error
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
