@@ -242,7 +242,7 @@ def test_the_command_writes_its_lines_to_stdout_and_nothing_else(trained, pictur
     [
         (["--workdir={}", "none.jpg"], "none.jpg"),
         (["--workdir={}"], "no images"),
-        (["--workdir=none", "pictures"], "none/config.json"),
+        (["--workdir=none", "pictures"], "--workdir=none is no work directory"),
         (["pictures"], "--workdir"),
         (["--workdir={}", "pictures", "--step=77"], "77"),
         (["--workdir={}", "pictures", "--format=xml"], "xml"),
