@@ -1,5 +1,6 @@
 """Beam search over label sets (paper: inference), batched over images, on the device."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -89,37 +90,169 @@ def beam_search(
         return (loop.step < max_labels) & hopeful.any()
 
     def extend(loop: _Loop) -> _Loop:
-        live = loop.live
         state, out = step(loop.state, loop.last)
-        extended = live.scores[..., None] + out.log_probs
-        compared = extended if stop == "path" else out.log_probs
-        legal = (compared >= log_threshold) & (extended > -jnp.inf)
-        extended = jnp.where(legal, extended, -jnp.inf)
-
-        if out.end_log_prob is None:
-            end_scores = jnp.where(legal.any(axis=-1), -jnp.inf, live.scores)
-        else:
-            end_scores = live.scores + out.end_log_prob
-        ended = _best_of(loop.ended, live._replace(scores=end_scores))
-
-        scores, parent, label = _choose(extended, loop.sets)
-        emitted = scores > -jnp.inf
-        label = jnp.where(emitted, label, -1)
-        log_prob = jnp.where(emitted, out.log_probs[rows, parent, label], 0.0)
-        state, sets, live, trace = jax.tree.map(
-            lambda x: x[rows, parent], (state, loop.sets, live, out.trace)
-        )
-        live = Beams(
-            live.labels.at[:, :, loop.step].set(label),
-            live.log_probs.at[:, :, loop.step].set(log_prob),
-            scores,
-            jax.tree.map(lambda kept, x: kept.at[:, :, loop.step].set(x), live.trace, trace),
-        )
+        live, ended, parent = _extended(loop, out, log_threshold, stop)
+        label = live.labels[:, :, loop.step]
+        state, sets = jax.tree.map(lambda x: x[rows, parent], (state, loop.sets))
         sets = sets | jax.nn.one_hot(label, num_labels, dtype=bool)
         return _Loop(loop.step + 1, state, label, sets, live, ended)
 
     loop = jax.lax.while_loop(may_improve, extend, loop)
     return _mask_unused(_best_of(loop.ended, loop.live))
+
+
+def beam_searches(
+    step: Callable[[PyTree, jax.Array], tuple[PyTree, StepScores]],
+    state: PyTree,
+    thresholds: jax.Array,
+    *,
+    num_labels: int,
+    beam_size: int,
+    max_labels: int,
+    stop: str = "path",
+) -> Beams:
+    """`beam_search` for each of many τ, without traces: leaves [G,B,W,...].
+
+    The searches keep step with each other. A path that several of them follow is one row of the
+    decoder, which is most of the work: until τ bites they all follow the same ones, and where it
+    has, few paths are left.
+
+    Args:
+      thresholds: float32[G].
+      step, state, num_labels, beam_size, max_labels, stop: as in `beam_search`.
+    """
+    log_thresholds = jnp.log(jnp.asarray(thresholds, jnp.float32))
+    loop = _start(step, state, num_labels, beam_size, max_labels)
+    batch, searches = loop.last.shape[0], len(log_thresholds)
+    rows = jnp.arange(batch)[:, None]
+    most = searches * beam_size
+    beams = jax.tree.map(
+        lambda x: jnp.repeat(x[None], searches, axis=0),
+        (loop.live._replace(trace=None), loop.ended._replace(trace=None)),
+    )
+
+    def hopeful(live: Beams, ended: Beams) -> jax.Array:
+        """bool[G]; see `may_improve` in `beam_search`."""
+        return (live.scores > ended.scores.min(axis=-1, keepdims=True)).any(axis=(-2, -1))
+
+    def may_improve(carry: tuple[Any, ...]) -> jax.Array:
+        number, _, _, _, (live, ended) = carry
+        return (number < max_labels) & hopeful(live, ended).any()
+
+    def decode(paths: int, state: PyTree, keys: jax.Array) -> PyTree:
+        """The first rows of the decoder, by the place of their parent and their label."""
+        parent, label = keys[:, :paths] // num_labels, keys[:, :paths] % num_labels
+        state = jax.tree.map(lambda x: x[rows, jnp.where(keys[:, :paths] < 0, 0, parent)], state)
+        state, out = step(state, jnp.where(keys[:, :paths] < 0, -1, label))
+        found = state, out._replace(trace=None)
+        return jax.tree.map(lambda x: jnp.pad(x, _behind(x, most - paths)), found)
+
+    sizes = [1, *range(beam_size, 4 * beam_size + 1, beam_size), 8 * beam_size]
+    sizes = [size for size in sizes if size < most] + [most]
+
+    def extend(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        number, state, keys, places, (live, ended) = carry
+        # keys int32[B,G·W]: the rows of the decoder, packed; places int32[G,B,W]: each path's row.
+        needed = places.max() + 1
+        fits = jnp.searchsorted(jnp.asarray(sizes), needed)
+        branches = [functools.partial(decode, size) for size in sizes]
+        state, out = jax.lax.switch(fits, branches, state, keys)
+
+        def one(search: tuple[Any, ...]) -> tuple[Any, ...]:
+            place, live, ended, log_threshold = search
+
+            def go_on(live: Beams, ended: Beams) -> tuple[Any, ...]:
+                own = jax.tree.map(lambda x: x[rows, place], out)
+                emitted = jax.nn.one_hot(live.labels, num_labels, dtype=bool).any(axis=-2)
+                own_loop = _Loop(number, None, live.labels, emitted, live, ended)
+                live, ended, parent = _extended(own_loop, own, log_threshold, stop)
+                label = live.labels[:, :, number]
+                key = place[rows, parent] * num_labels + label
+                return live, ended, jnp.where(label < 0, -1, key)
+
+            def rest(live: Beams, ended: Beams) -> tuple[Any, ...]:
+                nowhere = jnp.full_like(live.scores, -jnp.inf)
+                return live._replace(scores=nowhere), ended, jnp.full_like(place, -1)
+
+            return jax.lax.cond(hopeful(live, ended), go_on, rest, live, ended)
+
+        live, ended, wanted = jax.lax.map(one, (places, live, ended, log_thresholds))
+        keys, places = _packed(wanted)
+        return number + 1, state, keys, places, (live, ended)
+
+    first = jnp.full((batch, most), -1, jnp.int32)
+    places = jnp.zeros((searches, batch, beam_size), jnp.int32)
+    state = jax.tree.map(lambda x: jnp.pad(x[:, :1], _behind(x[:, :1], most - 1)), loop.state)
+    carry = jnp.int32(0), state, first, places, beams
+    *_, (live, ended) = jax.lax.while_loop(may_improve, extend, carry)
+    return jax.vmap(_best_of)(ended, live)
+
+
+def _behind(x: jax.Array, count: int) -> list[tuple[int, int]]:
+    """The widths of `jnp.pad` for so many rows behind those of axis 1."""
+    return [(0, count if axis == 1 else 0) for axis in range(x.ndim)]
+
+
+def _packed(wanted: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each value of an image once.
+
+    Args:
+      wanted: int32[G,B,W], -1 for none.
+
+    Returns:
+      int32[B,G·W], the values of each image without repetition, -1 behind them; and int32[G,B,W],
+      the place of each value among them, 0 for none.
+    """
+    searches, batch, width = wanted.shape
+    rows = jnp.arange(batch)[:, None]
+    flat = jnp.moveaxis(wanted, 0, 1).reshape(batch, -1)
+    order = jnp.argsort(-flat, axis=-1)  # none at the end
+    ordered = jnp.take_along_axis(flat, order, axis=-1)
+    new = jnp.diff(ordered, axis=-1, prepend=jnp.full((batch, 1), -2)) != 0
+    place = jnp.cumsum(new, axis=-1) - 1
+    values = jnp.full_like(flat, -1).at[rows, place].set(ordered)
+    places = jnp.zeros_like(flat).at[rows, order].set(jnp.where(ordered < 0, 0, place))
+    return values, jnp.moveaxis(places.reshape(batch, searches, width), 1, 0)
+
+
+def _extended(
+    loop: _Loop, out: StepScores, log_threshold: jax.Array, stop: str
+) -> tuple[Beams, Beams, jax.Array]:
+    """The beam behind one more step.
+
+    Args:
+      loop: before it; its state is not looked at.
+      out: what the step says of the live paths.
+      log_threshold: log τ; stop: what it is compared with.
+
+    Returns:
+      the live paths, the best ended ones, and of which path int32[B,W] each live one is the
+      extension; its label is the last, -1 where there is none.
+    """
+    live, rows = loop.live, jnp.arange(loop.last.shape[0])[:, None]
+    extended = live.scores[..., None] + out.log_probs
+    compared = extended if stop == "path" else out.log_probs
+    legal = (compared >= log_threshold) & (extended > -jnp.inf)
+    extended = jnp.where(legal, extended, -jnp.inf)
+
+    if out.end_log_prob is None:
+        end_scores = jnp.where(legal.any(axis=-1), -jnp.inf, live.scores)
+    else:
+        end_scores = live.scores + out.end_log_prob
+    ended = _best_of(loop.ended, live._replace(scores=end_scores))
+
+    scores, parent, label = _choose(extended, loop.sets)
+    emitted = scores > -jnp.inf
+    label = jnp.where(emitted, label, -1)
+    log_prob = jnp.where(emitted, out.log_probs[rows, parent, label], 0.0)
+    live, trace = jax.tree.map(lambda x: x[rows, parent], (live, out.trace))
+    live = Beams(
+        live.labels.at[:, :, loop.step].set(label),
+        live.log_probs.at[:, :, loop.step].set(log_prob),
+        scores,
+        jax.tree.map(lambda kept, x: kept.at[:, :, loop.step].set(x), live.trace, trace),
+    )
+    return live, ended, parent
 
 
 def _start(

@@ -1,6 +1,8 @@
 """From regions to what a user gets: label sets, their order, scores and attention."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.typing import ArrayLike
 
-from attn_lstm.beam_search import Beams, StepScores, beam_search
+from attn_lstm.beam_search import Beams, StepScores, beam_search, beam_searches
 from attn_lstm.label_pool import Unrolled, emit_most_confident, label_log_probs
 from attn_lstm.models.network import Network
 
@@ -97,24 +99,52 @@ def predict(
         return _cut(seen.scores, seen.maps, threshold, decision.top_k)
     if decision.decide == "scores":
         return _cut(seen.scores, seen.maps, threshold)
-    beams = _search(decision, network, variables, seen.start, threshold)
-    return Prediction(
-        labels=beams.best_set(network.num_labels),
-        scores=seen.scores,
-        sequence=beams.labels[:, 0],
-        probabilities=jnp.where(beams.labels[:, 0] >= 0, jnp.exp(beams.log_probs[:, 0]), 0.0),
-        attention=None if beams.trace is None else beams.trace[:, 0],
+    beams = beam_search(
+        _one_step(network, variables, seen.start),
+        seen.start[1],
+        num_labels=network.num_labels,
+        beam_size=decision.beam_size,
+        max_labels=decision.max_labels,
+        threshold=threshold,
+        stop=decision.stop,
     )
+    attention = None if beams.trace is None else beams.trace[:, 0]
+    return _of_best_path(network, beams, seen.scores, attention)
 
 
-def _search(
+def predict_each(
     decision: Decision,
     network: Network,
     variables: dict[str, Any],
-    start: tuple[Any, Any],
-    threshold: ArrayLike,
-) -> Beams:
-    memory, state = start
+    seen: Seen,
+    thresholds: jax.Array,
+) -> Prediction:
+    """`predict` for each of many τ, without attention: leaves [G,B,...].
+
+    Args:
+      thresholds: float32[G], or where scores decide [G,C].
+      decision, network, variables, seen: as in `predict`.
+    """
+    if seen.start is None or decision.decide == "scores":
+        blind = seen.replace(maps=None)
+        return jax.lax.map(partial(predict, decision, network, variables, blind), thresholds)
+    beams = beam_searches(
+        _one_step(network, variables, seen.start),
+        seen.start[1],
+        thresholds,
+        num_labels=network.num_labels,
+        beam_size=decision.beam_size,
+        max_labels=decision.max_labels,
+        stop=decision.stop,
+    )
+    return jax.vmap(lambda each: _of_best_path(network, each, seen.scores, None))(beams)
+
+
+def _one_step(
+    network: Network, variables: dict[str, Any], start: tuple[Any, Any]
+) -> Callable[[Any, jax.Array], tuple[Any, StepScores]]:
+    """The decoder's step for the paths of a beam."""
+    memory, _ = start
 
     def one_path(state: Any, label: jax.Array) -> tuple[Any, StepScores]:
         state = state.emit(label)
@@ -123,15 +153,20 @@ def _search(
         log_probs = label_log_probs(step_logits, emitted, network.sequence_decoder.end_token)
         return state, StepScores(*log_probs, weights)
 
-    return beam_search(
-        # Mapped over the beam: its paths share the image's memory, which is never copied.
-        jax.vmap(one_path, in_axes=1, out_axes=1),
-        state,
-        num_labels=network.num_labels,
-        beam_size=decision.beam_size,
-        max_labels=decision.max_labels,
-        threshold=threshold,
-        stop=decision.stop,
+    # Mapped over the beam: its paths share the image's memory, which is never copied.
+    return jax.vmap(one_path, in_axes=1, out_axes=1)
+
+
+def _of_best_path(
+    network: Network, beams: Beams, scores: jax.Array, attention: jax.Array | None
+) -> Prediction:
+    sequence = beams.labels[:, 0]
+    return Prediction(
+        labels=beams.best_set(network.num_labels),
+        scores=scores,
+        sequence=sequence,
+        probabilities=jnp.where(sequence >= 0, jnp.exp(beams.log_probs[:, 0]), 0.0),
+        attention=attention,
     )
 
 

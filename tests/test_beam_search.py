@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_lstm.beam_search import StepScores, beam_search
+from attn_lstm.beam_search import StepScores, beam_search, beam_searches
 
 
 def history_step(end_token, params, state, label):
@@ -244,3 +244,40 @@ def test_bad_settings_are_refused(bad):
     settings = {"num_labels": 1, "beam_size": 1, "max_labels": 1, **bad}
     with pytest.raises(ValueError, match=r"stop|sizes"):
         beam_search(step, state, **settings)
+
+
+@functools.cache
+def _compiled_searches(end_token, num_labels, width, max_labels, stop):
+    def search(params, state, thresholds):
+        return beam_searches(
+            functools.partial(history_step, end_token, params),
+            state,
+            thresholds,
+            num_labels=num_labels,
+            beam_size=width,
+            max_labels=max_labels,
+            stop=stop,
+        )
+
+    return jax.jit(search)
+
+
+@pytest.mark.parametrize("stop", ["path", "step"])
+@pytest.mark.parametrize("end_token", [False, True])
+@pytest.mark.parametrize("width", [1, 3])
+def test_searches_for_many_thresholds_are_each_as_if_alone(stop, end_token, width):
+    taus = np.concatenate([[0.0, 0.0], np.geomspace(0.001, 0.99, 21), [1.0]]).astype(np.float32)
+    search = _compiled_searches(end_token, 7, width, 5, stop)
+    different = set()
+    for seed in range(12):
+        decoder = RandomDecoder(seed, 7, 5, end_token)
+        together = jax.device_get(search(decoder.params, decoder.state, taus))
+        for g, tau in enumerate(taus):
+            alone = decoder.search(width, 5, tau, stop)
+            np.testing.assert_array_equal(together.labels[g, :, 0], alone.labels[:, 0])
+            np.testing.assert_allclose(together.scores[g, :, 0], alone.scores[:, 0], rtol=1e-5)
+            np.testing.assert_allclose(
+                together.log_probs[g, :, 0], alone.log_probs[:, 0], rtol=1e-5, atol=1e-6
+            )
+            different |= {as_path(labels) for labels in alone.labels[:, 0]}
+    assert len(different) > 20

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 
 from attn_lstm import parallel
 from attn_lstm.data.split import Batch
-from attn_lstm.decision import Prediction, observe, predict
+from attn_lstm.decision import Prediction, observe, predict, predict_each
 from attn_lstm.errors import UserError
 from attn_lstm.measures.predictions import Predictions
 from attn_lstm.objective import image_losses
@@ -27,8 +26,9 @@ def make_eval_step(row: Row) -> EvalStep:
     """`step(variables, batch, rank, thresholds float32[G] or [G,C])`, to be mapped over `AXIS`.
 
     Returns predictions with one more leading axis G, one decision a threshold on what was computed
-    once; the parts of the loss, float32[B] each; and of a row that attends the region where the
-    class activation map of each label has its peak, int32[B,C], or None without such maps.
+    once, and their attention only where G is 1; the parts of the loss, float32[B] each; and of a
+    row that attends the region where the class activation map of each label has its peak,
+    int32[B,C], or None without such maps.
     """
 
     def step(
@@ -42,12 +42,15 @@ def make_eval_step(row: Row) -> EvalStep:
                 row.objective, row.network, variables, features, batch.labels, rank, encoded=True
             )
         seen = observe(row.decision, row.network, variables, features)
-        decide = partial(predict, row.decision, row.network, variables, seen)
         cam = None
         if row.attends:
             cam = row.network.apply(variables, features, method="class_activation")
         peaks = None if cam is None else cam.argmax(axis=-1).astype(jnp.int32)
-        return jax.lax.map(decide, thresholds), parts, peaks
+        given = row.decision, row.network, variables, seen
+        if len(thresholds) > 1:
+            return predict_each(*given, thresholds), parts, peaks
+        prediction = jax.tree.map(lambda x: x[None], predict(*given, thresholds[0]))
+        return prediction, parts, peaks
 
     return step
 
@@ -72,6 +75,8 @@ def predict_split(
     mesh: Mesh,
 ) -> list[Predictions]:
     """Predictions for every threshold, each image of the split once, on every host.
+
+    Of several thresholds they come without the peaks of the attention.
 
     Args:
       eval_step: as `map_eval_step` makes it.

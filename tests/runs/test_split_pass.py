@@ -60,13 +60,21 @@ def test_every_image_counts_once_on_any_number_of_devices(config):
         np.testing.assert_allclose(one.losses[name], four.losses[name], rtol=1e-4)
 
 
-def test_several_thresholds_at_once_are_each_as_if_alone(config):
+@pytest.mark.parametrize(
+    "method", ["order_free", "order_free_plus", "frequent_first", "cnn_rnn", "ml_decoder"]
+)
+def test_several_thresholds_at_once_are_each_as_if_alone(tiny_config, method):
+    config = resolve(tiny_config(method))
     split = load_split(config.data, "test")
-    low, high = predicted(config, split, 1, [0.05, 0.4])
-    (alone,) = predicted(config, split, 1, [0.4])
-    np.testing.assert_array_equal(high.labels, alone.labels)
-    np.testing.assert_array_equal(low.scores, high.scores)
-    assert (low.labels.sum(1) >= high.labels.sum(1)).all()
+    taus = [0.001, 0.05, 0.1, 0.2, 0.4]
+    together = predicted(config, split, 1, taus)
+    for seen, tau in zip(together, taus, strict=True):
+        (alone,) = predicted(config, split, 1, [tau])
+        np.testing.assert_array_equal(seen.labels, alone.labels)
+        np.testing.assert_array_equal(seen.sequence, alone.sequence)
+        np.testing.assert_allclose(seen.probabilities, alone.probabilities, rtol=1e-6)
+        np.testing.assert_array_equal(seen.scores, alone.scores)
+    assert method != "order_free" or len({seen.labels.sum() for seen in together}) > 1
 
 
 def test_maps_belong_to_the_predictions_beside_them(config):
