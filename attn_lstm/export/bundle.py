@@ -44,7 +44,7 @@ _RESIZING = {
     "centre",
     "pad": "its longer side to S pixels, then centred between zeros on S x S pixels",
 }
-_FILTER = "bilinear with antialiasing, rounded to uint8 (as tf.image.resize(antialias=True))"
+_FILTER = "bilinear with antialiasing, as by Pillow's Image.resize with Resampling.BILINEAR"
 _CALIBRATION = (
     "sigmoid(slope * log(s / (1 - s)) + bias) of a label's score s, kept between "
     f"{MARGIN:g} and {1 - MARGIN:g}: the probability that it is true"

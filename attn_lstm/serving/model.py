@@ -96,7 +96,7 @@ def open_model(
     mesh = parallel.make_mesh(jax.local_devices())
     validate(config)
     programs = Programs(config, load_labels(directory), mesh)
-    rows = [_rows(1, mesh), _usual_rows(config, mesh)]
+    rows = [_rows(1, mesh), usual_rows(config, mesh)]
     if images not in (None, 1):
         rows.reverse()
     # Tracing the network for the shapes of its variables takes longer than reading these.
@@ -191,7 +191,7 @@ class Model:
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: give 1 or more")
         size = (
-            _usual_rows(self.config, self._mesh)
+            usual_rows(self.config, self._mesh)
             if batch_size is None
             else _rows(batch_size, self._mesh)
         )
@@ -213,7 +213,7 @@ class Model:
             if rows is None:
                 rows = _rows(1, self._mesh) if len(batch) == 1 else size
             pixels = [image.result() for image in batch]
-            yield pixels, self._start(self._stacked(pixels, rows))
+            yield pixels, self.search(self._stacked(pixels, rows))
 
     def _prepare(self, image: ImageLike, name: str) -> np.ndarray | UserError:
         """uint8[S,S,3], or why there is none."""
@@ -233,8 +233,8 @@ class Model:
                 row[:] = image
         return batch
 
-    def _start(self, images: np.ndarray) -> Prediction:
-        """Starts to predict uint8[rows,S,S,3]; does not wait for it."""
+    def search(self, images: np.ndarray) -> Prediction:
+        """Starts to predict uint8[rows,S,S,3] of the resized images; does not wait for it."""
         variables = self._opened.variables
         return self._programs.search(len(images), variables)(
             variables,
@@ -273,7 +273,7 @@ class Model:
         )
 
 
-def _usual_rows(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
+def usual_rows(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
     """Images at once where nobody says how many: on a CPU more of them gain little."""
     rows, most = config.eval.batch_size, _CPU_ROWS * mesh.size
     on_cpu = mesh.devices.flat[0].platform == "cpu"
