@@ -35,6 +35,12 @@ def define_flags(argv: Sequence[str]) -> None:
     )
     flags.DEFINE_list("figure_ids", [], "draw these images, by their name in the split")
     flags.DEFINE_bool("report", False, "write an HTML page beside the JSON file")
+    flags.DEFINE_integer(
+        "report_images",
+        None,
+        "images in its gallery, up to the whole split; default: 60",
+        lower_bound=1,
+    )
     cli.define_workdir_config(argv)
 
 
@@ -46,7 +52,7 @@ def main() -> int:
     given = flags.FLAGS
     run = given.config, Path(given.workdir), given.step
     if given.tune:
-        if given.figures or given.figure_ids or given.report:
+        if given.figures or given.figure_ids or given.report or given.report_images:
             raise UserError("--tune draws nothing: give --figures and --report in a second call")
         tune(*run, given.split or "validation", make_mesh())
         then = ["eval", "--report"]
@@ -57,9 +63,12 @@ def main() -> int:
             make_mesh(),
             figures=given.figures,
             figure_ids=given.figure_ids,
-            report=given.report,
+            report=given.report or given.report_images is not None,
+            report_images=given.report_images,
         )
-        then = ["predict", "IMAGES"] if given.report else ["eval", "--report"]
+        then = (
+            ["predict", "IMAGES"] if given.report or given.report_images else ["eval", "--report"]
+        )
     if is_first_host():
         command, *arguments = then
         print(next_command(command, given.workdir, *arguments))

@@ -39,6 +39,7 @@ def evaluate(
     figures: int = 0,
     figure_ids: Sequence[str] = (),
     report: bool = False,
+    report_images: int | None = None,
 ) -> dict[str, Any]:
     """Prints the table row of a checkpoint and writes DIRECTORY/eval/SPLIT-STEP.json.
 
@@ -54,6 +55,7 @@ def evaluate(
         DIRECTORY/figures/SPLIT-STEP.
       figure_ids: names of images to draw there too.
       report: also write DIRECTORY/eval/SPLIT-STEP.html.
+      report_images: in its gallery; None for some.
 
     Returns:
       what the JSON file holds.
@@ -104,7 +106,7 @@ def evaluate(
                 page = path.with_suffix(".html")
                 command = _command(opened, directory, split, tau, figures)
                 with progress.doing("drawing the report"):
-                    pictures.write_report(page, result, examples, figures, command)
+                    pictures.write_report(page, result, examples, figures, command, report_images)
                 print(f"report written to {page}", flush=True)
     return result
 

@@ -32,7 +32,8 @@ _SLACK = 0.96  # of a line's width that is filled: rendered glyphs are rounded t
 _INK, _GREY, _RED = "#1a1a1a", "#555555", "#c00020"
 _NOTE = (
     "In the order of prediction, with probability p and the attention of the step; colours run "
-    "from 0 to the map's largest weight. Peak: that weight over an even spread's."
+    "from 0 to the largest weight of the image's maps. Peak: a map's largest weight over an even "
+    "spread's."
 )
 _NOTE_WITHOUT_MAPS = "Labels in the order of prediction, each with its probability."
 

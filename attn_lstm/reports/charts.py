@@ -23,6 +23,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a919b"
 
 _SIZE = (4.7, 3.5)  # inches
 _CURVE_POINTS = 150  # of a curve; more would not be seen, and weigh
+_LEGIBLE_CURVES = 25  # of labels; more are shown as a band
 _MAX_CURVES = 100  # of single labels, the most frequent
 _LEAST_TRUE = 5  # images of a label that has a curve; fewer give a staircase
 _MAX_NAME = 16  # letters of a label on an axis
@@ -69,10 +70,14 @@ def precision_recall(
     def draw(axes: Axes) -> None:
         _f1_lines(axes)
         frequent = np.argsort(-truth.sum(0), kind="stable")[:_MAX_CURVES]
-        for label in frequent[truth[:, frequent].sum(0) >= _LEAST_TRUE]:
-            _curve(axes, truth[:, label], scores[:, label], color=GREY, lw=0.6, alpha=0.35)
+        drawn = frequent[truth[:, frequent].sum(0) >= _LEAST_TRUE]
+        if len(drawn) > _LEGIBLE_CURVES:
+            _band(axes, truth[:, drawn], scores[:, drawn])
+        else:
+            for label in drawn:
+                _curve(axes, truth[:, label], scores[:, label], color=GREY, lw=0.6, alpha=0.35)
+            axes.plot([], [], color=GREY, lw=1, label=f"each of {_LEAST_TRUE} images or more")
         _curve(axes, truth.ravel(), scores.ravel(), color=BLUE, lw=2.2, label="all labels together")
-        axes.plot([], [], color=GREY, lw=1, label=f"each of {_LEAST_TRUE} images or more")
         for (name, (recall, precision)), marker in zip(points.items(), "o^", strict=False):
             axes.plot(recall, precision, marker, color=ORANGE, ms=9, mec="white", label=name)
         axes.set(xlim=(0, 100), ylim=(0, 102), xlabel="recall, %", ylabel="precision, %")
@@ -90,6 +95,20 @@ def _f1_lines(axes: Axes) -> None:
         seen = (precision > 0) & (precision <= 100)
         axes.plot(recall[seen], precision[seen], color="#c9ced6", lw=0.8, ls=":", zorder=0)
         axes.annotate(f"F1 {f1}", (99, f1 * 99 / (198 - f1)), color=GREY, fontsize=7, ha="right")
+
+
+def _band(axes: Axes, truth: np.ndarray, scores: np.ndarray) -> None:
+    """Of many labels the median, and what lies between the tenth and the ninetieth of a hundred."""
+    grid = np.linspace(0, 1, _CURVE_POINTS)
+    precisions = []
+    for label in range(truth.shape[1]):
+        precision, recall, _ = precision_recall_curve(truth[:, label], scores[:, label])
+        # The first cut, from the strictest on, that reaches the recall.
+        precisions.append(precision[np.searchsorted(-recall, -grid, side="right") - 1])
+    low, median, high = np.percentile(precisions, [10, 50, 90], axis=0) * 100
+    name = f"80 % of the {len(precisions)} of {_LEAST_TRUE} images or more"
+    axes.fill_between(100 * grid, low, high, color=GREY, alpha=0.18, lw=0, label=name)
+    axes.plot(100 * grid, median, color=GREY, lw=1.6, label="their median")
 
 
 def _curve(axes: Axes, truth: np.ndarray, scores: np.ndarray, **style: Any) -> None:

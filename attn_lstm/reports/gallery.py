@@ -12,7 +12,7 @@ from PIL import Image
 from attn_lstm.measures.predictions import Predictions
 from attn_lstm.reports.overlay import overlay
 
-_SIDE = 400  # pixels of the longer side of what is shown; more would not be seen
+_SIDE = 480  # pixels of the longer side of what is shown
 _SEED = 0  # of the order in which images are tried for the gallery
 
 
@@ -24,7 +24,8 @@ class Emitted:
     name: str
     probability: float  # when it was emitted
     right: bool
-    overlay: np.ndarray | None  # uint8[h,w,3], the image under the attention of its step
+    # uint8[h,w,3], the image under the attention of its step; the image's maps share their scale
+    overlay: np.ndarray | None
     peak: float | None  # the largest attention, as a multiple of an even spread's
 
 
@@ -114,12 +115,15 @@ def make_example(
     image = _shrink(image)
     sequence, probabilities, maps = predicted
     emitted = []
+    count = int((sequence >= 0).sum())
+    top = 0.0 if maps is None or not count else float(maps[:count].max())
     for step, label in enumerate(sequence[sequence >= 0].tolist()):
         shown, peak = None, None
         if maps is not None:
             side = math.isqrt(maps.shape[-1])
             attention = maps[step].astype(np.float32).reshape(side, side)
-            shown, peak = overlay(image, attention, resize), float(attention.max() * maps.shape[-1])
+            shown = overlay(image, attention, resize, top)
+            peak = float(attention.max() * maps.shape[-1])
         probability = float(probabilities[step])
         emitted.append(Emitted(label, names[label], probability, bool(truth[label]), shown, peak))
     true = np.flatnonzero(truth)

@@ -20,11 +20,12 @@ from attn_lstm.measures.diagnostics import OBJECT_SIZES
 from attn_lstm.measures.predictions import Predictions
 from attn_lstm.reports import charts
 from attn_lstm.reports.gallery import Example
+from attn_lstm.reports.overlay import colour_bar
 from attn_lstm.reports.tables import COLUMNS, PUBLISHED, cell
 
 GALLERY_IMAGES = 60
 
-_THUMBNAIL = 240  # pixels of the longer side
+_IMAGE = 480  # pixels of the longer side, which are seen when an image is opened
 _QUALITY = 80  # of its JPEG
 _CO_OCCURRING = 15  # labels in the squares
 _PAIRS = 12  # in the table beside them
@@ -64,7 +65,8 @@ def render_report(
         style=markupsafe.Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=markupsafe.Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        title=f"{result['method']} on {result['dataset']} {result['split']}, step {result['step']}",
+        title=f"{result['method']} on {_data_set(result)}, step {result['step']}",
+        colours=", ".join(colour_bar()),
         result=result,
         tiles=_tiles(result),
         columns=COLUMNS,
@@ -87,6 +89,12 @@ def render_report(
 
 
 # ----------------------------------------------------------------------------- table and labels
+
+
+def _data_set(result: Mapping[str, Any]) -> str:
+    """The name of the data set and its split; a folder of one's own has the folder's name."""
+    name, place = result["dataset"], Path(result["config"]["data"].get("path") or "")
+    return f"{(name == 'folder' and place.name) or name} {result['split']}"
 
 
 def _tiles(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -355,8 +363,9 @@ def _gallery_note(examples: Sequence[Example]) -> str:
     )
     if maps:
         note += (
-            " The overlay is the attention of the label's step: colours run from 0 to the largest "
-            "weight of each map, and peak is that weight as a multiple of an even spread's."
+            " The overlay is the attention of the label's step; the bar of an image says what its "
+            "colours stand for, in multiples of an even spread, and peak is the largest weight of "
+            "a map. An image opens larger."
         )
     return note
 
@@ -372,6 +381,7 @@ def _card(example: Example) -> dict[str, Any]:
             (emitted, None if emitted.overlay is None else _jpeg(emitted.overlay))
             for emitted in example.emitted
         ],
+        "top": max((e.peak for e in example.emitted if e.peak is not None), default=None),
         "right": listed(True),
         "wrong": listed(False),
         "missed": " ".join(map(str, example.missed_labels)),
@@ -390,7 +400,7 @@ def _labels_shown(cards: Sequence[Mapping[str, Any]]) -> dict[int, int]:
 def _jpeg(image: np.ndarray) -> str:
     """uint8[H,W,3] as a small data URI."""
     small = Image.fromarray(image)
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    small.thumbnail((_IMAGE, _IMAGE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -408,7 +418,7 @@ def _provenance(result: Mapping[str, Any], versions: Mapping[str, str]) -> list[
     return [
         ("Method", result["method"]),
         ("Checkpoint", f"step {result['step']}"),
-        ("Data", f"{result['dataset']} {result['split']}, {result['images']} images"),
+        ("Data", f"{_data_set(result)}, {result['images']} images"),
         ("Fingerprint of the split", result["fingerprint"]),
         ("τ", f"{result['threshold']:.6g} ({result['threshold_origin']})"),
         ("Search", how),

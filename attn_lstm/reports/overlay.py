@@ -27,18 +27,21 @@ _GAP = 8
 _COLUMNS = 4  # in a row, at most
 
 
-def overlay(image: np.ndarray, attention: np.ndarray, resize: str) -> np.ndarray:
+def overlay(
+    image: np.ndarray, attention: np.ndarray, resize: str, top: float | None = None
+) -> np.ndarray:
     """One attention map over its image, pixel by pixel of the image.
 
     The map is interpolated bilinearly between the centres of its regions. Colours run from weight
-    0 to the largest weight of this map: an even map is bright all over, and maps of different
-    labels do not compare by their colours. What the crop rule hid from the network fades to white,
-    and weights on the borders that the pad rule added lie outside of the image.
+    0 to `top`: maps compare by their colours where they share it. What the crop rule hid from the
+    network fades to white, and weights on the borders that the pad rule added lie outside of the
+    image.
 
     Args:
       image: uint8[H,W,3], RGB, of the size it had before it was resized for the network.
       attention: float[h,w], the weights of the regions, finite and not negative.
       resize: `config.data.resize`, the rule that made the network's square of the image.
+      top: the weight of the brightest colour; None for the largest of this map.
 
     Returns:
       uint8[H,W,3].
@@ -55,12 +58,19 @@ def overlay(image: np.ndarray, attention: np.ndarray, resize: str) -> np.ndarray
     weights = Image.fromarray(attention.astype(np.float32)).resize(
         (right - left, bottom - top), Image.Resampling.BILINEAR, box=tuple(box * scale)
     )
-    share = np.asarray(weights) / max(float(attention.max()), np.finfo(np.float32).tiny)
+    top = float(attention.max()) if top is None else top
+    share = np.asarray(weights) / max(top, float(np.finfo(np.float32).tiny))
     colours = matplotlib.colormaps[_COLOUR_MAP](share)[..., :3] * 255
     result = image + _FADING * (255.0 - image)
     shown = image[top:bottom, left:right]
     result[top:bottom, left:right] = shown + _OPACITY * (colours - shown)
     return np.round(result).astype(np.uint8)
+
+
+def colour_bar() -> list[str]:
+    """The colours from weight 0 to the largest as they lie over grey, '#rrggbb'."""
+    colours = matplotlib.colormaps[_COLOUR_MAP](np.linspace(0, 1, 9))[:, :3]
+    return [matplotlib.colors.to_hex(_OPACITY * c + (1 - _OPACITY) * 0.5) for c in colours]
 
 
 def _shown(height: int, width: int, resize: str) -> tuple[tuple[int, int, int, int], np.ndarray]:

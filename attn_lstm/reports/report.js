@@ -51,3 +51,50 @@ addEventListener("hashchange", read);
 document.querySelector(".filter").hidden = false;
 filter();
 read();
+
+// The table of labels: a heading sorts, the field finds.
+const table = document.querySelector("table.labels");
+const lines = [...table.tBodies[0].rows];
+const heads = [...table.tHead.rows[0].cells];
+
+function sort(column) {
+  const up = heads[column].getAttribute("aria-sort") === "descending" || (column === 0
+    && heads[0].getAttribute("aria-sort") !== "ascending");
+  for (const head of heads) head.removeAttribute("aria-sort");
+  heads[column].setAttribute("aria-sort", up ? "ascending" : "descending");
+  const value = (line) => line.cells[column].dataset.v;
+  const compare = column ? (a, b) => value(a) - value(b) : (a, b) => value(a).localeCompare(value(b));
+  table.tBodies[0].append(...[...lines].sort((a, b) => (up ? 1 : -1) * compare(a, b)));
+}
+
+heads.forEach((head, column) => {
+  const button = document.createElement("button");
+  button.append(...head.childNodes);
+  head.append(button);
+  button.addEventListener("click", () => sort(column));
+});
+const find = document.querySelector("#find");
+find.addEventListener("input", () => {
+  const wanted = find.value.toLocaleLowerCase();
+  for (const line of lines) line.hidden = !line.cells[0].dataset.v.toLocaleLowerCase().includes(wanted);
+});
+document.querySelector(".find").hidden = false;
+
+// Images open large.
+const large = document.querySelector("#large");
+function open(image) {
+  large.querySelector("img").src = image.src;
+  large.querySelector("img").alt = image.alt;
+  const name = image.closest("article").querySelector("h3").firstChild.textContent.trim();
+  large.querySelector("p").textContent = `${name}: ${image.alt}`;
+  large.showModal();
+}
+for (const image of document.querySelectorAll(".looks img")) {
+  image.tabIndex = 0;
+  image.setAttribute("role", "button");
+  image.addEventListener("click", () => open(image));
+  image.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") open(image);
+  });
+}
+large.addEventListener("click", (event) => event.target === large && large.close());

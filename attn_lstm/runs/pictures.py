@@ -155,7 +155,12 @@ def _save_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def write_report(
-    path: Path, result: Mapping[str, Any], examples: Examples, count: int, command: str
+    path: Path,
+    result: Mapping[str, Any],
+    examples: Examples,
+    count: int,
+    command: str,
+    images: int | None = None,
 ) -> None:
     """The HTML page of an evaluation.
 
@@ -165,6 +170,7 @@ def write_report(
       examples: of the split.
       count: how many of the best and of the worst images to begin the gallery with; 0 for a few.
       command: that makes the page again.
+      images: in the gallery; None for as many as a page of a few megabytes holds.
 
     Raises:
       UserError: an image cannot be read.
@@ -173,7 +179,7 @@ def write_report(
 
     best_and_worst = gallery.best_and_worst(examples.predictions, count or _IN_REPORT)
     shown = gallery.covering(
-        examples.predictions, np.concatenate(best_and_worst), html.GALLERY_IMAGES
+        examples.predictions, np.concatenate(best_and_worst), images or html.GALLERY_IMAGES
     )
     page = html.render_report(
         result,
