@@ -106,7 +106,7 @@ def _band(axes: Axes, truth: np.ndarray, scores: np.ndarray) -> None:
         # The first cut, from the strictest on, that reaches the recall.
         precisions.append(precision[np.searchsorted(-recall, -grid, side="right") - 1])
     low, median, high = np.percentile(precisions, [10, 50, 90], axis=0) * 100
-    name = f"80 % of the {len(precisions)} of {_LEAST_TRUE} images or more"
+    name = f"80 % of {len(precisions)} labels"
     axes.fill_between(100 * grid, low, high, color=GREY, alpha=0.18, lw=0, label=name)
     axes.plot(100 * grid, median, color=GREY, lw=1.6, label="their median")
 

@@ -28,20 +28,20 @@ _COLUMNS = 4  # in a row, at most
 
 
 def overlay(
-    image: np.ndarray, attention: np.ndarray, resize: str, top: float | None = None
+    image: np.ndarray, attention: np.ndarray, resize: str, largest: float | None = None
 ) -> np.ndarray:
     """One attention map over its image, pixel by pixel of the image.
 
     The map is interpolated bilinearly between the centres of its regions. Colours run from weight
-    0 to `top`: maps compare by their colours where they share it. What the crop rule hid from the
-    network fades to white, and weights on the borders that the pad rule added lie outside of the
-    image.
+    0 to `largest`: maps compare by their colours where they share it. What the crop rule hid from
+    the network fades to white, and weights on the borders that the pad rule added lie outside of
+    the image.
 
     Args:
       image: uint8[H,W,3], RGB, of the size it had before it was resized for the network.
       attention: float[h,w], the weights of the regions, finite and not negative.
       resize: `config.data.resize`, the rule that made the network's square of the image.
-      top: the weight of the brightest colour; None for the largest of this map.
+      largest: the weight of the brightest colour; None for the largest of this map.
 
     Returns:
       uint8[H,W,3].
@@ -58,8 +58,8 @@ def overlay(
     weights = Image.fromarray(attention.astype(np.float32)).resize(
         (right - left, bottom - top), Image.Resampling.BILINEAR, box=tuple(box * scale)
     )
-    top = float(attention.max()) if top is None else top
-    share = np.asarray(weights) / max(top, float(np.finfo(np.float32).tiny))
+    largest = float(attention.max()) if largest is None else largest
+    share = np.asarray(weights) / max(largest, float(np.finfo(np.float32).tiny))
     colours = matplotlib.colormaps[_COLOUR_MAP](share)[..., :3] * 255
     result = image + _FADING * (255.0 - image)
     shown = image[top:bottom, left:right]

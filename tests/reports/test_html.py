@@ -135,7 +135,9 @@ def test_labels_are_sorted_by_frequency(text):
     predictions = made_up_predictions()
     order = np.argsort(-predictions.truth.sum(0), kind="stable")
     table = text[text.index('<table class="labels">') :]
-    links = re.findall(r'<td><a href="#label=(\d+)">', table[: table.index("</table>")])
+    links = re.findall(
+        r'<td data-v="[^"]*"><a href="#label=(\d+)">', table[: table.index("</table>")]
+    )
     assert [int(label) for label in links] == order.tolist()
 
 
@@ -207,6 +209,36 @@ def test_the_filter_shows_what_it_says(text, kind, tmp_path):
     assert f1 == sorted(f1)
     ((_, count),) = elements.of("output")
     assert count.startswith(f"{len(shown)} of 12 images")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_the_table_sorts_and_finds_and_an_image_opens(text, tmp_path):
+    (tmp_path / "page.html").write_text(text)
+    (tmp_path / "frame.html").write_text(
+        '<iframe src="page.html" width="1280" height="800"></iframe><script>onload = () => {'
+        "const page = frames[0].document, table = page.querySelector('.labels');"
+        "const order = () => [...table.tBodies[0].rows].map((r) => r.cells[1].dataset.v);"
+        "table.tHead.querySelectorAll('button')[1].click(); const falling = order();"
+        "table.tHead.querySelectorAll('button')[1].click(); const rising = order();"
+        "page.querySelector('#find').value = table.rows[1].cells[0].dataset.v;"
+        "page.querySelector('#find').dispatchEvent(new Event('input'));"
+        "const found = [...table.tBodies[0].rows].filter((r) => !r.hidden).length;"
+        "page.querySelector('.looks img').click();"
+        "document.title = JSON.stringify([falling, rising, found,"
+        "page.querySelector('#large').open, page.querySelectorAll('main').length]) }</script>"
+    )
+    finished = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu",
+         "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+         (tmp_path / "frame.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    ((_, title),) = Elements(finished.stdout).of("title")
+    falling, rising, found, opened, mains = json.loads(title)
+    counts = [*map(int, falling)]
+    assert counts == sorted(made_up_predictions().truth.sum(0).tolist(), reverse=True)
+    assert [*map(int, rising)] == sorted(counts)
+    assert (found, opened, mains) == (1, True, 1)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
