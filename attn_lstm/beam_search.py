@@ -18,7 +18,9 @@ class StepScores(NamedTuple):
 
     log_probs: jax.Array  # float32[B,W,C]; -inf for labels that have left the pool
     end_log_prob: jax.Array | None  # float32[B,W]; None for a decoder without an end token
-    trace: PyTree  # leaves [B,W,...], kept for every emitted label (its attention map)
+    # Leaves [B,W,N,...], of which that of every emitted label is kept (its attention map): there is
+    # one of each label, N = C, or one for all, N = 1.
+    trace: PyTree
 
 
 class Beams(NamedTuple):
@@ -245,7 +247,8 @@ def _extended(
     emitted = scores > -jnp.inf
     label = jnp.where(emitted, label, -1)
     log_prob = jnp.where(emitted, out.log_probs[rows, parent, label], 0.0)
-    live, trace = jax.tree.map(lambda x: x[rows, parent], (live, out.trace))
+    live = jax.tree.map(lambda x: x[rows, parent], live)
+    trace = jax.tree.map(lambda x: x[rows, parent, jnp.clip(label, 0, x.shape[2] - 1)], out.trace)
     live = Beams(
         live.labels.at[:, :, loop.step].set(label),
         live.log_probs.at[:, :, loop.step].set(log_prob),
@@ -269,7 +272,7 @@ def _start(
         labels=jnp.full(shape, -1, jnp.int32),
         log_probs=jnp.zeros(shape, jnp.float32),
         scores=nowhere,
-        trace=jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[2:]), x.dtype), out.trace),
+        trace=jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[3:]), x.dtype), out.trace),
     )
     live = ended._replace(scores=nowhere.at[:, 0].set(0.0))
     sets = jnp.zeros((batch, beam_size, num_labels), bool)

@@ -23,6 +23,7 @@ from attn_lstm.decision import DECISIONS, SCORES
 from attn_lstm.losses import LABEL_LOSSES
 from attn_lstm.measures import thresholds
 from attn_lstm.methods import METHODS
+from attn_lstm.models.decoder import MAPS
 from attn_lstm.models.heads import HEADS
 from attn_lstm.ordering import ORDERS, TARGETS
 
@@ -249,6 +250,13 @@ FIELDS: dict[str, Field] = {
         64, 1, _WIDE, "width of the joint space of images and labels, for cnn_rnn [?]"
     ),
     "decoder.use_attention": Switch(True, "False: z_t is the mean of the features"),
+    "decoder.maps": Choice(
+        "step",
+        MAPS,
+        "step is one attention map a step, whichever label it emits [R]; label, a map of each "
+        "label, to which what each region says for it is added, and which its logit reads "
+        "(as in Zhu & Wu 2021)",
+    ),
     "decoder.initial_state": Choice(
         "mean", ("mean", "zeros"), "mean is a linear layer on the mean feature [?]"
     ),

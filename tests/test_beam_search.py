@@ -29,7 +29,9 @@ def history_step(end_token, params, state, label):
     else:
         log_probs = jnp.where(emitted, -jnp.inf, jax.nn.log_sigmoid(logits[..., :-1]))
         end = None
-    return (hidden, emitted), StepScores(log_probs, end, hidden)
+    # A trace of each label: what it keeps tells the step and the label apart.
+    trace = hidden[..., None, :] + jnp.arange(num_labels)[:, None]
+    return (hidden, emitted), StepScores(log_probs, end, trace)
 
 
 class RandomDecoder:
@@ -226,7 +228,7 @@ def test_a_traced_threshold_does_not_recompile():
     assert compiled._cache_size() == 1
 
 
-def test_the_trace_of_each_label_is_that_of_its_own_step():
+def test_the_trace_of_each_label_is_its_own_of_its_own_step():
     decoder = RandomDecoder(3, 5, 2)
     beams = decoder.search(4, 3)
     for image in range(2):
@@ -234,7 +236,7 @@ def test_the_trace_of_each_label_is_that_of_its_own_step():
         last = jnp.array([-1])
         for t, label in enumerate(as_path(beams.labels[image, 0])):
             one, out = decoder.step(one, last)
-            np.testing.assert_allclose(beams.trace[image, 0, t], out.trace[0], atol=1e-5)
+            np.testing.assert_allclose(beams.trace[image, 0, t], out.trace[0, label], atol=1e-5)
             last = jnp.array([label])
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 class Attention(nn.Module):
-    """Additive attention: e_j = wᵀ tanh(W_v v_j + W_h h), α = softmax(e), z = Σ_j α_j v_j.
+    """Additive attention: e_j = wᵀ tanh(W_v v_j + W_h h), α = softmax(e).
 
     Attributes:
       units: A, width of the score layer.
@@ -36,16 +36,31 @@ class Attention(nn.Module):
         return self.score(hidden)[..., 0].astype(jnp.float32)
 
     def __call__(
-        self, features: jax.Array, keys: jax.Array, query: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+        self, keys: jax.Array, query: jax.Array, evidence: jax.Array | None = None
+    ) -> jax.Array:
         """One look.
 
         Args:
-          features: float[B,K,D]; keys: float[B,K,A] from `keys`; query: float[B,H], h_{t-1}.
+          keys: float[B,K,A] from `keys`; query: float[B,H], h_{t-1}.
+          evidence: float32[B,C,K], what each region says for each label, which is added to e.
 
         Returns:
-          the context z float[B,D], and the weights α float32[B,K], which sum to 1.
+          α float32[B,N,K], which sum to 1 over the regions: the map of each label where there is
+          evidence (N = C), else one for all (N = 1).
         """
-        weights = jax.nn.softmax(self._scores(keys, query), axis=-1)
-        context = jnp.einsum("bk,bkd->bd", weights.astype(self.dtype), features.astype(self.dtype))
-        return context, weights
+        scores = self._scores(keys, query)[:, None]
+        return jax.nn.softmax(scores if evidence is None else scores + evidence, axis=-1)
+
+
+def context(weights: jax.Array, features: jax.Array) -> jax.Array:
+    """z = Σ_j α_j v_j: float32[B,K] and float[B,K,D] -> float[B,D] of the features' type."""
+    return jnp.einsum("bk,bkd->bd", weights.astype(features.dtype), features)
+
+
+def of_label(weights: jax.Array, label: jax.Array) -> jax.Array:
+    """The map of label int32[B], of maps float32[B,N,K] as `Attention` gives them: float32[B,K].
+
+    Beside the labels there may be an end token, C, or none, -1; their map is of no use.
+    """
+    place = jnp.clip(label, 0, weights.shape[1] - 1)
+    return jnp.take_along_axis(weights, place[:, None, None], axis=1)[:, 0]

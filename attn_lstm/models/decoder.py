@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from attn_lstm.label_pool import Choice, Unrolled, pool_log_softmax
-from attn_lstm.models.attention import Attention
+from attn_lstm.label_pool import Choice, Unrolled, emit_most_confident, pool_log_softmax
+from attn_lstm.models.attention import Attention, context, of_label
 from attn_lstm.models.dropout import RowDropout
 from attn_lstm.models.initializers import label_prior
+
+MAPS = ("step", "label")
 
 
 class Memory(struct.PyTreeNode):
@@ -18,6 +20,7 @@ class Memory(struct.PyTreeNode):
 
     features: jax.Array  # float[B,K,D], v_feat
     keys: jax.Array | None  # float[B,K,A], the attention's projection of them
+    evidence: jax.Array | None  # float32[B,C,K], of each region for each label; with maps by label
     mean: jax.Array  # float[B,D]
 
 
@@ -40,7 +43,8 @@ class SequenceDecoder(nn.Module):
     A subclass has `num_labels` (C), `end_token` and two methods:
     `start(features float[B,K,D], probabilities float32[B,C] | None) -> (memory, state)`, of which
     no step changes the memory, and `step(memory, state, train) -> (state, logits float32[B,C],
-    attention float32[B,K] | None)`, with logits of C+1 entries where the sequence ends by itself.
+    attention float32[B,N,K] | None)`, with logits of C+1 entries where the sequence ends by itself,
+    and with a map of each label (N = C) or one for all (N = 1).
     The state has `emitted bool[B,C]` and `emit(label int32[B]) -> state`.
     """
 
@@ -63,13 +67,12 @@ class SequenceDecoder(nn.Module):
         """Scans `steps` steps; `choose(logits, emitted bool[B,C]) -> int32[B]` picks the label."""
         memory, state = self.start(features, probabilities)
 
-        def body(
-            decoder: "SequenceDecoder", state: Any, _: None
-        ) -> tuple[Any, tuple[jax.Array, ...]]:
+        def body(decoder: "SequenceDecoder", state: Any, _: None) -> tuple[Any, Unrolled]:
             before = state.emitted
             state, logits, weights = decoder.step(memory, state, train)
             label = choose(logits, before)
-            return state.emit(label), (logits, before, label, weights)
+            attention = None if weights is None else of_label(weights, label)
+            return state.emit(label), Unrolled(logits, before, label, attention)
 
         scan = nn.scan(
             body,
@@ -78,8 +81,7 @@ class SequenceDecoder(nn.Module):
             length=steps,
             out_axes=1,
         )
-        _, steps_of = scan(self, state, None)
-        return Unrolled(*steps_of)
+        return scan(self, state, None)[1]
 
 
 class Decoder(SequenceDecoder):
@@ -90,6 +92,10 @@ class Decoder(SequenceDecoder):
       hidden: LSTM units H.
       attention: units of the attention's score layer.
       use_attention: False puts the mean feature in the place of the context at every step.
+      maps: one of `MAPS`. 'step': one map a step, whichever label it emits. 'label': a map of each
+        label, e_{t,j,l} = e_{t,j} + u_l·v_j, and the logit of a label reads its own, Σ_j α_{t,j,l}
+        u_l·v_j beside the output layer's (as Zhu & Wu 2021 add it to a linear layer's). The context
+        is that of the label looked for, which p_{t-1} has as the pool's most probable one.
       initial_state: 'mean' (a linear layer each for h_0 and c_0 on the mean feature) or 'zeros'.
       end_token: adds one class that ends a sequence; probabilities are then a softmax over the
         pool and that class, else a sigmoid a label.
@@ -102,6 +108,7 @@ class Decoder(SequenceDecoder):
     hidden: int
     attention: int
     use_attention: bool = True
+    maps: str = "step"
     initial_state: str = "mean"
     end_token: bool = False
     dropout: float = 0.0
@@ -111,8 +118,18 @@ class Decoder(SequenceDecoder):
     def setup(self) -> None:
         if self.initial_state not in ("mean", "zeros"):
             raise ValueError(f"unknown initial_state {self.initial_state!r}: mean or zeros")
+        if self.maps not in MAPS:
+            raise ValueError(f"unknown maps {self.maps!r}: {' or '.join(MAPS)}")
         if self.use_attention:
             self.attend = Attention(self.attention, self.dtype)
+            if self.maps == "label":
+                # From zeros: at the start all labels share the map of the step.
+                self.evidence = nn.Dense(  # u
+                    self.num_labels,
+                    use_bias=False,
+                    dtype=self.dtype,
+                    kernel_init=nn.initializers.zeros,
+                )
         if self.initial_state == "mean":
             self.initial_c = nn.Dense(self.hidden, dtype=self.dtype)
             self.initial_h = nn.Dense(self.hidden, dtype=self.dtype)
@@ -136,6 +153,9 @@ class Decoder(SequenceDecoder):
         """
         mean = features.mean(axis=1)
         keys = self.attend.keys(features) if self.use_attention else None
+        evidence = None
+        if self.use_attention and self.maps == "label":
+            evidence = jnp.swapaxes(self.evidence(features), 1, 2).astype(jnp.float32)
         if self.initial_state == "mean":
             cell = (self.initial_c(mean), self.initial_h(mean))
         else:
@@ -143,7 +163,7 @@ class Decoder(SequenceDecoder):
             cell = (zeros, zeros)
         cell = jax.tree.map(lambda x: x.astype(jnp.float32), cell)
         emitted = jnp.zeros(probabilities.shape, bool)
-        return Memory(features, keys, mean), DecoderState(cell, probabilities, emitted)
+        return Memory(features, keys, evidence, mean), DecoderState(cell, probabilities, emitted)
 
     def step(
         self, memory: Memory, state: DecoderState, train: bool = False
@@ -152,16 +172,18 @@ class Decoder(SequenceDecoder):
 
         Returns:
           the next state, logits float32[B,C] (C+1 with an end token, last), attention
-          float32[B,K], or None where there is none to pay.
+          float32[B,N,K] as `Attention` gives it, or None where there is none to pay.
         """
         if memory.keys is not None:
-            context, weights = self.attend(memory.features, memory.keys, state.cell[1])
+            weights = self.attend(memory.keys, state.cell[1], memory.evidence)
+            sought = emit_most_confident(state.probabilities, state.emitted)
+            z = context(of_label(weights, sought), memory.features.astype(self.dtype))
         else:
-            context, weights = memory.mean, None
+            weights, z = None, memory.mean
         x = jnp.concatenate(
             [
                 state.probabilities.astype(self.dtype),
-                context.astype(self.dtype),
+                z.astype(self.dtype),
                 state.emitted.astype(self.dtype),
             ],
             axis=-1,
@@ -170,6 +192,9 @@ class Decoder(SequenceDecoder):
         cell = jax.tree.map(lambda s: s.astype(jnp.float32), cell)
         output = self.drop(output, train)
         logits = self.head(output).astype(jnp.float32)
+        if weights is not None and memory.evidence is not None:
+            seen = (weights * memory.evidence).sum(axis=-1)
+            logits = logits.at[:, : self.num_labels].add(seen)
         state = state.replace(cell=cell, probabilities=self._probabilities(logits, state.emitted))
         return state, logits, weights
 

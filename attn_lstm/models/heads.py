@@ -95,6 +95,7 @@ def _attention_lstm(config: ml_collections.ConfigDict, sizes: Sizes) -> dict[str
         "decoder": Decoder(
             attention=decoder.attention,
             use_attention=decoder.use_attention,
+            maps=decoder.maps,
             initial_state=decoder.initial_state,
             end_token=emits_end_token(config.order, decoder.target),
             **_of_sequence(config, sizes),

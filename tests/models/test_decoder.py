@@ -40,8 +40,7 @@ def torch_pass(params, features, probabilities, steps, use_attention=True, initi
         c, h = dense("initial_c", v.mean(1)), dense("initial_h", v.mean(1))
     else:
         c = h = torch.zeros(len(v), hidden)
-    heads = p["attend"]["score"]["kernel"].shape[1] if use_attention else 1
-    cell = torch.nn.LSTMCell(2 * LABELS + heads * WIDTH, hidden)
+    cell = torch.nn.LSTMCell(2 * LABELS + WIDTH, hidden)
     with torch.no_grad():
         cell.weight_ih.copy_(torch.cat([p["lstm"][f"i{g}"]["kernel"].T for g in "ifgo"]))
         cell.weight_hh.copy_(torch.cat([p["lstm"][f"h{g}"]["kernel"].T for g in "ifgo"]))
@@ -52,25 +51,26 @@ def torch_pass(params, features, probabilities, steps, use_attention=True, initi
     for _ in range(steps):
         if use_attention:
             a = dict(p["attend"])
-            asked = a["project_query"]["kernel"]
-            query = h @ asked[:hidden]
-            if len(asked) > hidden:
-                query = query + prob @ asked[hidden:]
+            query = h @ a["project_query"]["kernel"]
             e = torch.tanh(
                 v @ a["project_features"]["kernel"] + a["project_features"]["bias"] + query[:, None]
             )
-            alpha = torch.softmax(e @ a["score"]["kernel"], dim=1)
-            z = torch.cat([(alpha[..., [n]] * v).sum(1) for n in range(heads)], dim=1)
+            e = e @ a["score"]["kernel"]
+            if "evidence" in p:
+                e = e + v @ p["evidence"]["kernel"]
+            alpha = torch.softmax(e, dim=1)  # [B,K,1], or [B,K,C] with evidence
+            sought = torch.where(emitted > 0, -torch.inf, prob).argmax(1) % alpha.shape[2]
+            z = torch.stack([alpha[b, :, sought[b]] @ v[b] for b in range(len(v))])
         else:
             z = v.mean(1)
         h, c = cell(torch.cat([prob, z, emitted], dim=1), (h, c))
         out = dense("head", h)
+        if "evidence" in p:
+            out = out + (alpha * (v @ p["evidence"]["kernel"])).sum(1)
         prob = torch.sigmoid(out)
         pool = torch.where(emitted > 0, -torch.inf, out)
         label = pool.argmax(1)
         emitted = emitted + torch.nn.functional.one_hot(label, LABELS)
-        if "stop" in p:
-            out = torch.cat([out, dense("stop", torch.cat([h, pool.amax(1, True)], 1))], 1)
         logits.append(out)
         labels.append(label)
     return torch.stack(logits, 1).detach().numpy(), torch.stack(labels, 1).numpy()
@@ -89,9 +89,39 @@ def test_unrolled_decoder_equals_torch(inputs, use_attention, initial_state):
     assert (out.attention is not None) == use_attention
 
 
+def test_maps_by_label_equal_torch_and_give_each_label_its_own(inputs):
+    decoder = Decoder(LABELS, hidden=8, attention=7, maps="label")
+    variables, _ = unrolled(decoder, inputs)
+    evidence = jax.random.normal(jax.random.key(3), (WIDTH, LABELS))
+    variables["params"]["evidence"]["kernel"] = evidence
+    out = decoder.apply(variables, *inputs, emit_most_confident, LABELS, method="unroll")
+    logits, labels = torch_pass(variables["params"], *inputs, LABELS)
+    np.testing.assert_allclose(out.logits, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(out.labels, labels)
+    assert out.attention.shape == (BATCH, LABELS, REGIONS)
+    np.testing.assert_allclose(out.attention.sum(-1), 1.0, rtol=1e-5)
+    # Two labels' maps differ by their evidence alone, within a step.
+    memory, state = decoder.apply(variables, *inputs, method="start")
+    _, _, weights = decoder.apply(variables, memory, state, method="step")
+    ratio = weights[:, 1] / weights[:, 0]
+    apart = np.exp(inputs[0] @ (evidence[:, 1] - evidence[:, 0]))
+    np.testing.assert_allclose(ratio / ratio[:, :1], apart / apart[:, :1], rtol=1e-4)
+
+
+def test_maps_by_label_start_as_the_map_of_the_step(inputs):
+    shared, own = (Decoder(LABELS, hidden=8, attention=7, maps=m) for m in ("step", "label"))
+    variables, out = unrolled(own, inputs)
+    evidence = variables["params"].pop("evidence")["kernel"]
+    assert not evidence.any()
+    same = shared.apply(variables, *inputs, emit_most_confident, LABELS, method="unroll")
+    np.testing.assert_allclose(out.logits, same.logits, rtol=1e-6)
+    np.testing.assert_allclose(out.attention, same.attention, rtol=1e-6)
+
+
 @pytest.mark.parametrize("end_token", [True, False])
-def test_no_label_is_emitted_twice_and_attention_is_returned(inputs, end_token):
-    decoder = Decoder(LABELS, hidden=8, attention=7, end_token=end_token)
+@pytest.mark.parametrize("maps", ["step", "label"])
+def test_no_label_is_emitted_twice_and_attention_is_returned(inputs, end_token, maps):
+    decoder = Decoder(LABELS, hidden=8, attention=7, maps=maps, end_token=end_token)
     _, out = unrolled(decoder, inputs)
     np.testing.assert_array_equal(np.sort(out.labels, axis=1), [list(range(LABELS))] * BATCH)
     assert out.logits.shape == (BATCH, LABELS, LABELS + end_token)
@@ -127,6 +157,11 @@ def test_dropout_needs_training_and_changes_the_steps(inputs):
 def test_unknown_initial_state_names_the_choices(inputs):
     with pytest.raises(ValueError, match="mean or zeros"):
         unrolled(Decoder(LABELS, hidden=8, attention=7, initial_state="random"), inputs)
+
+
+def test_unknown_maps_name_the_choices(inputs):
+    with pytest.raises(ValueError, match="step or label"):
+        unrolled(Decoder(LABELS, hidden=8, attention=7, maps="image"), inputs)
 
 
 def test_pool_softmax_leaves_out_emitted_labels():
