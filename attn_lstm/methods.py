@@ -127,6 +127,12 @@ METHODS: dict[str, Method] = {
         "set is decided as in order_free_plus",
         {"decoder.target": "ranked", "search.scores": "mean", "search.decide": "scores"},
     ),
+    "order_free_label_maps": Method(
+        "ours",
+        "order_free whose attention has a map of each label: what each region says for a label is "
+        "added to the scores of the step, and the label's logit reads its own map",
+        {"decoder.maps": "label"},
+    ),
 }
 
 

@@ -46,7 +46,7 @@ def test_width_one_follows_the_greedy_unrolling(tiny_config):
 @pytest.mark.parametrize(
     "method",
     ["order_free", "frequent_first", "resnet_baseline", "softmax", "warp", "cnn_rnn", "csra",
-     "order_free_plus", "order_free_ranked", "multi_order"],
+     "order_free_plus", "order_free_ranked", "order_free_label_maps", "multi_order"],
 )  # fmt: skip
 def test_the_set_is_what_the_sequence_lists(tiny_config, method):
     _, _, _, prediction = predicted(tiny_config, method, beam_size=3, **{"search.top_k": 0})

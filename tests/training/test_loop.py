@@ -106,7 +106,7 @@ def test_the_loss_falls(tiny_config, tmp_path, one_device):
     "method",
     ["rare_first", "random_order", "mla", "pla", "multi_order", "order_free_no_attention",
      "resnet_baseline", "asl", "focal", "softmax", "warp", "cnn_rnn", "query2label", "ml_decoder",
-     "csra", "order_free_plus", "order_free_ranked"],
+     "csra", "order_free_plus", "order_free_ranked", "order_free_label_maps"],
 )  # fmt: skip
 def test_every_row_takes_a_step(tiny_config, tmp_path, one_device, method):
     assert loop.train(tiny_config(method, **{"train.steps": 1}), tmp_path, one_device)
