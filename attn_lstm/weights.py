@@ -9,7 +9,7 @@ import functools
 import hashlib
 import io
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ import numpy as np
 import safetensors
 from absl import logging
 
+from attn_lstm import tensor_names
 from attn_lstm.errors import UserError
 from attn_lstm.models.mobilenet import MobileNetV2
+from attn_lstm.models.presets import PRESETS
 from attn_lstm.models.resnet import DEPTHS, ResNet
+from attn_lstm.models.vit import Architecture
 from attn_lstm.safe_pickle import as_numbers, read_state_dict
 from attn_lstm.storage import read_file
 
@@ -84,6 +87,13 @@ def load_mobilenet_v2(path: str | Path) -> dict[str, Any]:
     return loaded.variables
 
 
+def load_vit(path: str | Path, preset: str) -> dict[str, Any]:
+    """Variables for the `ViT` of a preset: `read_vit`, with its report in the log."""
+    loaded = read_vit(path, preset)
+    logging.info("%s", loaded)
+    return loaded.variables
+
+
 def read_resnet(path: str | Path, depth: int) -> Loaded:
     """A ResNet from a state dict with torchvision's names.
 
@@ -103,10 +113,7 @@ def read_resnet(path: str | Path, depth: int) -> Loaded:
             f"{path} is no file of a ResNet: .npz is read for MobileNetV2; give "
             "config.backbone.name=mobilenet_v2, or a .pth or .safetensors of torchvision"
         )
-    if path.suffix == ".safetensors":
-        tensors = _parse(path, data, _read_safetensors)
-    else:
-        tensors = _parse(path, data, read_state_dict)
+    tensors = _tensors(path, data)
     expected = _expected_resnet(depth)
     tensors = {name: tensor for name, tensor in tensors.items() if not _COUNTER.fullmatch(name)}
     try:
@@ -148,10 +155,47 @@ def read_mobilenet_v2(path: str | Path) -> Loaded:
     return Loaded(variables, path, sha256, tuple(sorted(dropped)))
 
 
+def read_vit(path: str | Path, preset: str) -> Loaded:
+    """A vision transformer from a state dict with transformers' names or with timm's.
+
+    Of a file that holds more, such as CLIP's text encoder, the image's part is taken.
+
+    Args:
+      path: a `.safetensors` file, or one of `torch.save` (`.bin`, `.pth`).
+      preset: a key of `models.presets.PRESETS`.
+
+    Raises:
+      UserError: no such file, damaged, asking to run code, or not weights of that architecture.
+    """
+    path, data, sha256 = _read(path)
+    every = _tensors(path, data)
+    tower = tensor_names.tower(every)
+    tensors = {n.removeprefix(tower): x for n, x in every.items() if n.startswith(tower)}
+    architecture, origin = PRESETS[preset].architecture, " or ".join(PRESETS[preset].files)
+    style = tensor_names.find_style(tensors)
+    if style is None:
+        raise UserError(
+            f"{path} has neither transformers' names nor timm's, but {_some(every)}: give "
+            f"model.safetensors of https://huggingface.co/{origin}"
+        )
+    try:
+        leaves = _fitted(tensors, architecture, style)
+    except ValueError as error:
+        advice = f"give the file of {origin}"
+        fitting = _presets_of(tensors, style)
+        if fitting and preset not in fitting:
+            advice = f"it fits config.backbone.preset={' or '.join(fitting)}"
+        raise UserError(f"{path} does not fit {preset}: {tower}{error}; {advice}") from error
+    params = flax.traverse_util.unflatten_dict(leaves)
+    dropped = {n for n in every if not n.startswith(tower)}
+    dropped |= {tower + n for n in tensors if tensor_names.is_unused(style, n)}
+    return Loaded({"params": params}, path, sha256, tuple(sorted(dropped)))
+
+
 # ---------------------------------------------------------------------------------- reading files
 
-# Of a file of weights, and of what an .npz holds packed: more than ten times the largest network.
-_MOST_BYTES = 2**32
+# Of a file of weights, nearly twice the largest network; and of what an .npz holds packed.
+_MOST_BYTES = 2**33
 _MOST_UNPACKED = 2**28
 
 
@@ -187,6 +231,12 @@ def _prefix(name: str) -> str | None:
     """The 8 hexadecimal digits of the sha256 in a name such as resnet18-f37072fd.pth."""
     match = re.search(r"-([0-9a-f]{8})\.", name)
     return match and match[1]
+
+
+def _tensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
+    """The tensors of a state dict by their names."""
+    safe = path.suffix == ".safetensors"
+    return _parse(path, data, _read_safetensors if safe else read_state_dict)
 
 
 def _parse(
@@ -283,6 +333,46 @@ def _expected_mobilenet_v2() -> _Expected:
     return {"/".join(keys[1:]): (keys, shape) for keys, shape in _shapes(MobileNetV2()).items()}
 
 
+def _fitted(
+    tensors: Mapping[str, np.ndarray], architecture: Architecture, style: tensor_names.Style
+) -> dict[_Keys, np.ndarray]:
+    """The parameters of a vision transformer. Raises `ValueError` as `_assign` does."""
+    leaves: dict[_Keys, np.ndarray] = {}
+    expected = _expected_vit(tensors, architecture, style)
+    for tensor in expected:
+        leaves |= tensor.leaves(_checked(tensors, tensor.name, tensor.shape))
+    used = {tensor.name for tensor in expected}
+    _check_unexpected(n for n in tensors.keys() - used if not tensor_names.is_unused(style, n))
+    found = tensor_names.assembled(leaves)
+    return {keys: np.ascontiguousarray(leaf) for keys, leaf in found.items()}
+
+
+def _expected_vit(
+    tensors: Mapping[str, np.ndarray], architecture: Architecture, style: tensor_names.Style
+) -> list[tensor_names.Tensor]:
+    positions = tensors.get(style.positions)
+    plain = positions is not None and positions.shape[-2:-1] == (architecture.grid**2,)
+    has_class = architecture.class_token and not plain
+    return [*tensor_names.expected(architecture, style, has_class)]
+
+
+def _presets_of(tensors: Mapping[str, np.ndarray], style: tensor_names.Style) -> list[str]:
+    """Which presets have tensors of these names and shapes."""
+
+    def fits(architecture: Architecture) -> bool:
+        expected = {t.name: t.shape for t in _expected_vit(tensors, architecture, style)}
+        found = {n: x.shape for n, x in tensors.items() if not tensor_names.is_unused(style, n)}
+        return expected == found
+
+    return [name for name, preset in PRESETS.items() if fits(preset.architecture)]
+
+
+def _some(names: Collection[str]) -> str:
+    """A few of them, for a message."""
+    first = sorted(names)[:3]
+    return ", ".join(name[:80] for name in first) + (", …" if len(names) > len(first) else "")
+
+
 def _advice(tensors: Mapping[str, np.ndarray]) -> str:
     """What to do about a state dict that does not fit."""
     for depth in DEPTHS:
@@ -311,20 +401,31 @@ def _assign(
     """
     leaves = {}
     for name, (keys, shape) in expected.items():
-        if name not in tensors:
-            raise ValueError(f"{name} is missing")
-        tensor = tensors[name]
-        if tensor.shape != shape:
-            raise ValueError(f"{name} has shape {list(tensor.shape)}, not {list(shape)}")
-        if not jnp.issubdtype(tensor.dtype, jnp.floating):
-            raise ValueError(f"{name} holds {tensor.dtype}, not floating-point numbers")
-        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
-            array = tensor.astype(np.float32)
-        if not np.isfinite(array).all() or (keys[-1] == "var" and array.min() < 0):
+        array = _checked(tensors, name, shape)
+        if keys[-1] == "var" and array.min() < 0:
             raise ValueError(f"{name} holds impossible numbers: the file is damaged")
         kernel = array.ndim == 4
         leaves[keys] = np.ascontiguousarray(array.transpose(kernel_axes)) if kernel else array
-    unexpected = tensors.keys() - expected.keys() - set(dropped)
-    if unexpected:
-        raise ValueError(f"{min(unexpected)} is unexpected")
+    _check_unexpected(tensors.keys() - expected.keys() - set(dropped))
     return flax.traverse_util.unflatten_dict(leaves)
+
+
+def _checked(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor of that name in float32, finite and of that shape, or a `ValueError`."""
+    if name not in tensors:
+        raise ValueError(f"{name} is missing")
+    tensor = tensors[name]
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}, not {list(shape)}")
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        raise ValueError(f"{name} holds {tensor.dtype}, not floating-point numbers")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+        array = tensor.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds impossible numbers: the file is damaged")
+    return array
+
+
+def _check_unexpected(names: Iterable[str]) -> None:
+    if unexpected := min(names, default=""):
+        raise ValueError(f"{unexpected} is unexpected")

@@ -39,22 +39,26 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("project")
 
-# Some oracles are torch's, which cannot be had for every interpreter on every machine.
-collect_ignore = (
-    []
-    if importlib.util.find_spec("torch")
-    else [
-        str(path)
-        for path in sorted(Path(__file__).parent.rglob("test_*.py"))
-        if "\nimport torch\n" in path.read_text()
-    ]
+# Some oracles are torch's, and libraries' on it, which cannot be had for every interpreter on every
+# machine.
+_ORACLES = ("torch", "torchvision", "timm", "transformers")
+_missing = [name for name in _ORACLES if not importlib.util.find_spec(name)]
+_uses = ["\nimport torch\n"] * ("torch" in _missing) + ["\nfrom tests.published import"] * bool(
+    _missing
 )
+collect_ignore = [
+    str(path)
+    for path in sorted(Path(__file__).parent.rglob("test_*.py"))
+    if any(use in path.read_text() for use in _uses)
+]
 
 
 def pytest_terminal_summary(terminalreporter):
     if collect_ignore:
         names = ", ".join(Path(path).name for path in collect_ignore)
-        terminalreporter.write_line(f"without torch, which is not installed, left out: {names}")
+        terminalreporter.write_line(
+            f"without {', '.join(_missing)}, not installed, left out: {names}"
+        )
 
 
 # Pictures would be much of what runs of a few steps do.

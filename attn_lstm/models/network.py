@@ -15,7 +15,7 @@ from attn_lstm.models.dropout import RowDropout
 from attn_lstm.models.heads import Sizes, head_of, prior
 from attn_lstm.models.initializers import label_prior
 from attn_lstm.models.mobilenet import MobileNetV2
-from attn_lstm.models.preprocessing import IMAGENET, MOBILENET_V2, Preprocessing, normalise
+from attn_lstm.models.preprocessing import HALF, IMAGENET, Preprocessing, normalise
 from attn_lstm.models.resnet import ResNet
 from attn_lstm.models.small import SmallResNet
 
@@ -216,5 +216,5 @@ def _create_backbone(
         resnet = ResNet(depth=config.depth, dtype=dtype, axis_name=axis_name, remat=config.remat)
         return resnet, IMAGENET
     if config.name == "mobilenet_v2":
-        return MobileNetV2(dtype=dtype), MOBILENET_V2
+        return MobileNetV2(dtype=dtype), HALF
     raise ValueError(f"unknown backbone {config.name!r}")

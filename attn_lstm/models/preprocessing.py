@@ -21,8 +21,12 @@ class Preprocessing:
 
 # torchvision's ResNets.
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-# Keras' MobileNetV2: x / 127.5 - 1.
-MOBILENET_V2 = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+# Keras' MobileNetV2, and SigLIP: x / 127.5 - 1.
+HALF = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+# OpenAI's CLIP.
+CLIP = Preprocessing(
+    mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+)
 
 
 def normalise(images: jax.Array, preprocessing: Preprocessing) -> jax.Array:

@@ -1,7 +1,7 @@
-"""Transformer layers for heads that look at the regions with several queries at once.
+"""Attention, and the layers of heads that look at the regions with several queries at once.
 
-Post-norm, as Vaswani et al. (2017) and DETR (Carion et al. 2020): every part adds to its input, and
-the sum is normalised. Dropout is drawn by image (see `dropout.py`).
+The layers are post-norm, as Vaswani et al. (2017) and DETR (Carion et al. 2020): every part adds to
+its input, and the sum is normalised. Dropout is drawn by image (see `dropout.py`).
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 
 from attn_lstm.models.dropout import RowDropout
 
-_Dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
+dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
 layer_norm = partial(nn.LayerNorm, epsilon=1e-5)
 
 
@@ -56,7 +56,7 @@ class MultiHeadAttention(nn.Module):
 
     def setup(self) -> None:
         self.query, self.key, self.value, self.out = (
-            _Dense(self.hidden, dtype=self.dtype) for _ in range(4)
+            dense(self.hidden, dtype=self.dtype) for _ in range(4)
         )
         self.drop = RowDropout(self.dropout, self.axis_name)
 
@@ -68,15 +68,27 @@ class MultiHeadAttention(nn.Module):
         Returns:
           float[B,Q,d], and the weights before dropout, averaged over the heads: float32[B,Q,K].
         """
-        q, k, v = (
-            x.reshape(*x.shape[:2], self.heads, -1)
-            for x in (self.query(queries), self.key(keys), self.value(values))
-        )
+        q, k, v = self._by_head(queries, keys, values)
         scores = jnp.einsum("bqhd,bkhd->bhqk", q / math.sqrt(q.shape[-1]), k)
         weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
         kept = self.drop(weights, train).astype(self.dtype)
         seen = jnp.einsum("bhqk,bkhd->bqhd", kept, v)
         return self.out(seen.reshape(*seen.shape[:2], -1)), weights.mean(axis=1)
+
+    def attend(self, x: jax.Array) -> jax.Array:
+        """Tokens float[B,N,d] look at each other, without dropout: float[B,N,d].
+
+        Nobody asks where they look, so that the weights need not be kept.
+        """
+        seen = jax.nn.dot_product_attention(*self._by_head(x, x, x))
+        return self.out(seen.reshape(*seen.shape[:2], -1))
+
+    def _by_head(
+        self, queries: jax.Array, keys: jax.Array, values: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """Projected, float[B,·,H,d/H] each."""
+        projected = self.query(queries), self.key(keys), self.value(values)
+        return tuple(x.reshape(*x.shape[:2], self.heads, -1) for x in projected)
 
 
 class _Residual(nn.Module):
@@ -104,8 +116,8 @@ class _FeedForward(nn.Module):
     axis_name: str | None
 
     def setup(self) -> None:
-        self.widen = _Dense(self.feedforward, dtype=self.dtype)
-        self.narrow = _Dense(self.hidden, dtype=self.dtype)
+        self.widen = dense(self.feedforward, dtype=self.dtype)
+        self.narrow = dense(self.hidden, dtype=self.dtype)
         self.drop = RowDropout(self.dropout, self.axis_name)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

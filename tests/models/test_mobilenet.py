@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from attn_lstm.models.mobilenet import DepthwiseConv, MobileNetV2
-from attn_lstm.models.preprocessing import MOBILENET_V2, normalise
+from attn_lstm.models.preprocessing import HALF, normalise
 from attn_lstm.weights import load_mobilenet_v2
 
 # Of the blocks 1 to 16 that follow `expanded_conv`.
@@ -128,6 +128,6 @@ def test_published_weights_give_the_reference_features():
     folder = Path(os.environ["ATTN_LSTM_DATA"]) / "mobilenet_v2"
     reference = np.load(folder / "reference.npz")
     variables = load_mobilenet_v2(folder / "mobilenet_v2_imagenet.npz")
-    images = normalise(reference["images"], MOBILENET_V2)
+    images = normalise(reference["images"], HALF)
     ours = jax.jit(MobileNetV2().apply)(variables, images)
     assert relative_error(ours, reference["features"]) < 1e-4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from attn_lstm.models.preprocessing import IMAGENET, MOBILENET_V2, normalise
+from attn_lstm.models.preprocessing import HALF, IMAGENET, normalise
 from attn_lstm.models.resnet import DEPTHS, ResNet, feature_dim
 from attn_lstm.parallel import REPLICATED, SPLIT, make_mesh, map_over_devices
 from tests.torch_resnet import TorchResNet, random_resnet
@@ -235,7 +235,7 @@ def test_normalise_gives_what_the_weights_were_trained_on():
     pixels = np.arange(0, 255, 5, np.uint8).reshape(1, 17, 1, 3)
     imagenet = (pixels / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     np.testing.assert_allclose(normalise(pixels, IMAGENET), imagenet, atol=1e-6)
-    np.testing.assert_allclose(normalise(pixels, MOBILENET_V2), pixels / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(normalise(pixels, HALF), pixels / 127.5 - 1, atol=1e-6)
     assert normalise(pixels, IMAGENET).dtype == jnp.float32
 
 
