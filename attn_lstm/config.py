@@ -10,6 +10,7 @@ from attn_lstm.errors import UserError
 from attn_lstm.fields import FIELDS, flatten, unknown_field
 from attn_lstm.losses import LABEL_LOSSES
 from attn_lstm.models.heads import HEADS, Head
+from attn_lstm.models.presets import PRESETS
 
 # Fields that say where things lie, not what is computed: they may differ between hosts.
 PLACES = ("data.path", "data.download", "backbone.weights", "cache.path")
@@ -36,9 +37,11 @@ _OF_A_DECODER = (
 # What a frozen backbone leaves without effect.
 _OF_A_LEARNING_BACKBONE = (
     "backbone.unfreeze_step",
+    "backbone.resting_blocks",
     "backbone.freeze_norm",
     "backbone.remat",
     "optimizer.backbone_scale",
+    "optimizer.layer_decay",
 )
 
 
@@ -117,6 +120,7 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
             f"config.order={config.order!r}, which says what each step is held against; leave it "
             "at 'all'"
         )
+    problems += _backbone_problems(config)
     head = HEADS.get(config.head)
     if head and config.loss in LABEL_LOSSES and config.loss not in head.losses:
         takers = ", ".join(name for name, other in HEADS.items() if config.loss in other.losses)
@@ -184,6 +188,43 @@ def _contradictions_of_training(config: ml_collections.ConfigDict, devices: int)
     if config.backbone.weights and config.backbone.name == "small":
         problems.append("config.backbone.weights: the small backbone has no published weights")
     return problems
+
+
+def _backbone_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """Contradictions between the network, its preset and the images."""
+    backbone = config.backbone
+    if (backbone.name == "vit") != bool(backbone.preset):
+        yield (
+            f"config.backbone.preset={backbone.preset!r} with config.backbone.name="
+            f"{backbone.name!r}: give vit and one of the presets of docs/backbones.md, or neither"
+        )
+        return
+    fields = dict(flatten(config))
+    for name in ("backbone.resting_blocks", "optimizer.layer_decay"):
+        if backbone.name != "vit" and fields[name] != FIELDS[name].default:
+            yield (
+                f"config.{name}={fields[name]} needs config.backbone.name=vit; leave it at "
+                f"{FIELDS[name].default}"
+            )
+    if backbone.preset not in PRESETS:
+        return
+    architecture, side = PRESETS[backbone.preset].architecture, config.data.image_size
+    if not _wrong("data.image_size", side) and side % architecture.patch:
+        near = side // architecture.patch * architecture.patch
+        yield (
+            f"config.data.image_size={side} does not divide into the patches of "
+            f"{architecture.patch} pixels of {backbone.preset}; give {near} or "
+            f"{near + architecture.patch}"
+        )
+    if not _wrong("backbone.resting_blocks", backbone.resting_blocks) and (
+        backbone.resting_blocks > architecture.depth
+    ):
+        yield (
+            f"config.backbone.resting_blocks={backbone.resting_blocks} is more than the "
+            f"{architecture.depth} blocks of {backbone.preset}"
+        )
+    if backbone.freeze_norm:
+        yield "config.backbone.freeze_norm is for batch norms, which vit has none of"
 
 
 def _search_problems(config: ml_collections.ConfigDict, head: Head) -> Iterator[str]:

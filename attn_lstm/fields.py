@@ -25,6 +25,7 @@ from attn_lstm.measures import thresholds
 from attn_lstm.methods import METHODS
 from attn_lstm.models.decoder import MAPS
 from attn_lstm.models.heads import HEADS
+from attn_lstm.models.presets import PRESETS
 from attn_lstm.ordering import ORDERS, TARGETS
 
 
@@ -228,16 +229,27 @@ FIELDS: dict[str, Field] = {
     ),
     # ---------------------------------------------------------------------------------- backbone
     "backbone.name": Choice(
-        "resnet", ("resnet", "mobilenet_v2", "small"), "the network for v_feat"
+        "resnet", ("resnet", "vit", "mobilenet_v2", "small"), "the network for v_feat"
     ),
     "backbone.depth": Choice(152, (18, 34, 50, 101, 152), "of resnet [P]"),
-    "backbone.weights": Text("", "file of ImageNet weights; '' starts from random parameters"),
+    "backbone.preset": Choice(
+        "",
+        ("", *PRESETS),
+        "of vit: which published one, with its pixels' mean and deviation (docs/backbones.md)",
+    ),
+    "backbone.weights": Text("", "file of published weights; '' starts from random parameters"),
     "backbone.frozen": Switch(True, "features stay as they were loaded [?]"),
     "backbone.unfreeze_step": Number(
         0,
         0,
         _MANY,
         "with frozen=False: steps in which the head learns alone before the backbone joins",
+    ),
+    "backbone.resting_blocks": Number(
+        0,
+        0,
+        1000,
+        "of vit: the patches' projection and so many first blocks never learn; 0: all do",
     ),
     "backbone.freeze_norm": Switch(
         False, "batch norms keep their statistics while the backbone learns"
@@ -344,6 +356,12 @@ FIELDS: dict[str, Field] = {
     "optimizer.learning_rate": Number(3e-4, 0.0, 1e3, "peak [?]"),
     "optimizer.backbone_scale": Number(
         0.1, 0.0, 1e3, "of the learning rate, for a backbone that has weights"
+    ),
+    "optimizer.layer_decay": Number(
+        1.0,
+        0.01,
+        1.0,
+        "of vit: each block's learning rate over that of the block above it (Bao et al. 2022)",
     ),
     "optimizer.weight_decay": Number(0.0, 0.0, 1e3, "of kernels; not of biases and norms"),
     "optimizer.schedule": Choice(

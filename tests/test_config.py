@@ -21,6 +21,9 @@ def digits_with(**changed) -> ml_collections.ConfigDict:
     return nested({**DIGITS, **changed})
 
 
+VIT = {"backbone.name": "vit", "backbone.preset": "dinov2_s14", "data.image_size": 56}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_row_of_digits_is_valid_as_it_stands(method):
     configuration.validate(digits.get_config(method), devices=1)
@@ -159,6 +162,16 @@ PER_CLASS = {"search.decide": "scores", "search.thresholds": "per_class"}
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
+        ({"backbone.name": "vit"}, "preset=''.*give vit and one of the presets"),
+        ({"backbone.preset": "clip_b16"}, "preset='clip_b16'.*'small'"),
+        ({"optimizer.layer_decay": 0.5}, "layer_decay=0.5 needs config.backbone.name=vit"),
+        ({**VIT, "data.image_size": 64}, "image_size=64.*14 pixels of dinov2_s14; give 56 or 70"),
+        ({**VIT, "backbone.resting_blocks": 13}, "more than the 12 blocks of dinov2_s14"),
+        ({**VIT, "backbone.freeze_norm": True}, "freeze_norm is for batch norms"),
+        (
+            {**VIT, "backbone.frozen": True, "backbone.resting_blocks": 1},
+            "resting_blocks=1.*frozen",
+        ),
         ({"backbone.frozen": True}, "backbone.weights"),
         ({"backbone.weights": "some.pth"}, "small backbone"),
         ({"order": "rare_first", "decoder.target": "ranked"}, "decoder.target"),

@@ -122,6 +122,7 @@ def _backbone(config: ml_collections.ConfigDict) -> str:
     """Which one, where its parameters come from, and what training did to them."""
     backbone = config.backbone
     name = f"ResNet-{backbone.depth}" if backbone.name == "resnet" else backbone.name
+    name = backbone.preset or name
     if not backbone.weights:
         start = "random parameters"
     else:

@@ -16,8 +16,10 @@ from attn_lstm.models.heads import Sizes, head_of, prior
 from attn_lstm.models.initializers import label_prior
 from attn_lstm.models.mobilenet import MobileNetV2
 from attn_lstm.models.preprocessing import HALF, IMAGENET, Preprocessing, normalise
+from attn_lstm.models.presets import PRESETS
 from attn_lstm.models.resnet import ResNet
 from attn_lstm.models.small import SmallResNet
+from attn_lstm.models.vit import ViT
 
 
 class Outputs(struct.PyTreeNode):
@@ -215,6 +217,15 @@ def _create_backbone(
     if config.name == "resnet":
         resnet = ResNet(depth=config.depth, dtype=dtype, axis_name=axis_name, remat=config.remat)
         return resnet, IMAGENET
+    if config.name == "vit":
+        preset = PRESETS[config.preset]
+        vit = ViT(
+            preset.architecture,
+            dtype,
+            remat=config.remat,
+            resting_blocks=config.resting_blocks,
+        )
+        return vit, preset.preprocessing
     if config.name == "mobilenet_v2":
         return MobileNetV2(dtype=dtype), HALF
     raise ValueError(f"unknown backbone {config.name!r}")

@@ -121,6 +121,7 @@ def _train(
         create_schedule(config.optimizer, config.train.steps),
         joins_at=config.backbone.unfreeze_step,
         scale=config.optimizer.backbone_scale,
+        resting_blocks=config.backbone.resting_blocks,
     )
 
     def create() -> TrainState:

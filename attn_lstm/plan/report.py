@@ -35,7 +35,8 @@ def _headline(plan: Plan) -> str:
     return (
         f"{config.method} on {config.data.name} ({sizes.train:,} training and "
         f"{sizes.validation:,} validation images, {sizes.labels} labels, {sizes.origin}): "
-        f"{config.backbone.name}{depth}, {config.data.image_size} pixels, {config.dtype}, on "
+        f"{config.backbone.preset or config.backbone.name + depth}, "
+        f"{config.data.image_size} pixels, {config.dtype}, on "
         f"{target.count} x {target.device.name} in {target.hosts} host(s)"
     )
 

@@ -129,6 +129,7 @@ def _setting(result: Mapping[str, Any]) -> str:
     config = result["config"]
     backbone = config["backbone"]
     name = f"ResNet-{backbone['depth']}" if backbone["name"] == "resnet" else backbone["name"]
+    name = backbone.get("preset") or name
     weights = f"weights {Path(backbone['weights']).name}" if backbone["weights"] else "no weights"
     return (
         f"{name} ({weights}), {config['data']['image_size']} pixels, {result['images']} images of "

@@ -152,6 +152,7 @@ def _key(
         "std": list(network.preprocessing.std),
         "backbone": config.backbone.name,
         "depth": config.backbone.depth if config.backbone.name == "resnet" else None,
+        **({"preset": config.backbone.preset} if config.backbone.preset else {}),
         "parameters": _digest(backbone),
         "compute_dtype": jnp.dtype(network.dtype).name,
         "shape": list(features.shape[1:]),

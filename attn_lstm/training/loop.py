@@ -146,6 +146,7 @@ class Run:
             joins_at=config.backbone.unfreeze_step,
             # A backbone that starts from random parameters learns as fast as the head.
             scale=config.optimizer.backbone_scale if config.backbone.weights else 1.0,
+            resting_blocks=config.backbone.resting_blocks,
         )
         self.row = create_row(config, len(table.names), images=table.images)
         self.fit = FITS[self.row.fit]
@@ -391,6 +392,8 @@ def with_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> Tra
         return state
     if config.backbone.name == "mobilenet_v2":
         loaded = weights.load_mobilenet_v2(path)
+    elif config.backbone.name == "vit":
+        loaded = weights.load_vit(path, config.backbone.preset)
     else:
         loaded = weights.load_backbone(path, config.backbone.depth)
 

@@ -1,5 +1,8 @@
 """The optimizer of a run, and its learning rate by step."""
 
+import math
+import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,6 +28,7 @@ def create_optimizer(
     *,
     joins_at: int,
     scale: float,
+    resting_blocks: int = 0,
 ) -> optax.GradientTransformation:
     """The optimizer of `config.optimizer`, in two groups: the head and the backbone.
 
@@ -35,6 +39,7 @@ def create_optimizer(
       schedule: learning rate of the head by step.
       joins_at: finished updates after which the backbone learns too.
       scale: the backbone's learning rate over the head's.
+      resting_blocks: so many first blocks never learn, nor what is below them; 0: all do.
     """
 
     def group(rate: optax.Schedule) -> optax.GradientTransformation:
@@ -48,17 +53,55 @@ def create_optimizer(
     backbone = group(lambda step: scale * schedule(step + joins_at))
     if joins_at:
         backbone = optax.conditionally_mask(backbone, lambda step: step >= joins_at)
-    update = optax.multi_transform({"head": group(schedule), "backbone": backbone}, _group_of)
+    if config.layer_decay < 1:
+        backbone = optax.chain(backbone, _decayed_by_layer(config.layer_decay))
+    groups = {"head": group(schedule), "backbone": backbone}
+    if resting_blocks:
+        groups["resting"] = optax.set_to_zero()
+    update = optax.multi_transform(groups, partial(_group_of, resting_blocks=resting_blocks))
     if config.clip_norm > 0:
         update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
     return update
 
 
+def _decayed_by_layer(decay: float) -> optax.GradientTransformation:
+    """Updates of the backbone, times `decay` for every layer that stands above theirs."""
+
+    def scaled(updates: PyTree, params: PyTree | None = None) -> PyTree:
+        flat = traverse_util.flatten_dict(updates)
+        # Updates of the head are masked.
+        own = {path: x for path, x in flat.items() if not isinstance(x, optax.MaskedNode)}
+        layers = {path: _layer_of(path) for path in own}
+        top = 1 + max((layer for layer in layers.values() if layer < math.inf), default=0)
+        factors = {path: decay ** (top - min(layer, top)) for path, layer in layers.items()}
+        own = {path: factors[path] * x for path, x in own.items()}
+        return traverse_util.unflatten_dict(flat | own)
+
+    return optax.stateless(scaled)
+
+
+def _layer_of(path: tuple[Any, ...]) -> float:
+    """Where a backbone's parameter stands: blocks count from 1, below them is 0, above is inf."""
+    if block := re.fullmatch(r"block_(\d+)", path[1]):
+        return int(block[1]) + 1
+    return math.inf if path[1] == "norm" else 0
+
+
+# Of a vision transformer: no kernels, though they have two axes.
+_EMBEDDINGS = ("class_token", "registers", "positions")
+
+
 def _kernels(params: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: x.ndim > 1, params)
-
-
-def _group_of(params: PyTree) -> PyTree:
-    return traverse_util.path_aware_map(
-        lambda path, _: "backbone" if path[0] == "backbone" else "head", params
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x.ndim > 1 and getattr(path[-1], "key", "") not in _EMBEDDINGS, params
     )
+
+
+def _group_of(params: PyTree, resting_blocks: int) -> PyTree:
+    def group(path: tuple[Any, ...], _: Any) -> str:
+        if path[0] != "backbone":
+            return "head"
+        resting = resting_blocks > 0 and _layer_of(path) <= resting_blocks
+        return "resting" if resting else "backbone"
+
+    return traverse_util.path_aware_map(group, params)

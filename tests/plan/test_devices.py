@@ -94,6 +94,20 @@ def test_kept_features_take_the_place_of_images(mesh, target):
 
 
 @pytest.mark.slow
+def test_a_vision_transformer_learns_and_its_features_are_kept(mesh, target):
+    vit = {"backbone.name": "vit", "backbone.preset": "dinov2_s14", "data.image_size": 56}
+    learning = {"backbone.remat": True, "backbone.resting_blocks": 10, "optimizer.layer_decay": 0.7}
+    facts = compiled(mesh, target, "train", "order_free", **vit, **learning)
+    assert_for_the_device(facts)
+    assert {*facts.collectives} == {"all-reduce"}
+    frozen = {"backbone.frozen": True, "cache.views": 1}
+    encoded = compiled(mesh, target, "encode", "order_free", **vit, **frozen)
+    assert_for_the_device(encoded)
+    # 8 images a device, of 4 x 4 patches and 384 channels in float16.
+    assert encoded.returned == 8 * 4 * 4 * 384 * 2
+
+
+@pytest.mark.slow
 def test_the_row_that_remembers_evaluates(mesh, target):
     facts = compiled(mesh, target, "evaluate", "knn")
     assert facts.callbacks == [] and facts.collectives == {}
