@@ -35,12 +35,12 @@ _HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 def run(
     main: Callable[..., int],
     define_flags: Callable[[Sequence[str]], None],
-    argv: Sequence[str],
-    text: str,
+    argv: Sequence[str] | None = None,
+    text: str = "",
     *,
-    positional: bool,
-    distributed: bool,
-    resumes: bool,
+    positional: bool = False,
+    distributed: bool = False,
+    resumes: bool = False,
 ) -> NoReturn:
     """Defines and parses the flags, calls `main`, and exits with its code.
 
@@ -50,8 +50,8 @@ def run(
     Args:
       main: does the work; returns an exit code.
       define_flags: called with the raw arguments before they are parsed.
-      argv: how the command is called, and the raw arguments.
-      text: its help, above the flags.
+      argv: how the command is called, and the raw arguments; None for those of the process.
+      text: its help, above the flags; '' for the text of the script.
       positional: `main` takes the arguments that are no flags, list[str]; they may stand before
         and between flags. Otherwise there may be none.
       distributed: several processes may be one run; the flags for that are defined here.
@@ -68,7 +68,10 @@ def run(
             argv = with_config_files(argv)
             define_flags(argv)
             if not {*_HELP}.isdisjoint(argv):
-                print(_help(define_flags.__module__, text), flush=True)
+                print(
+                    _help(define_flags.__module__, text or sys.modules["__main__"].__doc__ or ""),
+                    flush=True,
+                )
                 sys.exit(DONE)
             rest = flags.FLAGS(argv)
             if "config" in flags.FLAGS:
@@ -98,7 +101,7 @@ def run(
             print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
 
-    app.run(guarded, [*argv], flags_parser=parse)
+    app.run(guarded, [*(sys.argv if argv is None else argv)], flags_parser=parse)
 
 
 def with_config_files(argv: Sequence[str]) -> list[str]:
@@ -184,9 +187,13 @@ def define_workdir_config(argv: Sequence[str]) -> None:
 def _look_for_places(argv: Sequence[str]) -> None:
     """Looks for files and folders that flags name, before anything is imported that takes long.
 
+    One of several processes connects first: the others would wait for it, and not hear of it.
+
     Raises:
       UserError: one is not there.
     """
+    if any(re.match("--?(distributed|coordinator_address)(=|$)", arg) for arg in argv):
+        return
     names = ["backbone.weights"]
     digits = Path(_last_value(argv, "config") or "").name.startswith("digits")
     if not digits and _last_value(argv, "config.data.download") is None:  # else it may be made

@@ -218,7 +218,8 @@ def _quieten_libraries() -> None:
     handler = absl_logging.get_absl_handler()
     handler.python_handler.setStream(sys.stderr)
     handler.setFormatter(Formatter())
-    handler.addFilter(_is_told)
+    for name in ("absl", "asyncio"):  # whose records other handlers may get as well
+        logging.getLogger(name).addFilter(_is_told)
     # It warns of a font that lacks a weight, for each text: another weight will do.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     report = sys.unraisablehook

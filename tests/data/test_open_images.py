@@ -76,7 +76,7 @@ def test_every_layout_gives_the_same_splits(tmp_path, layout, capsys):
         assert split.image_ids == tuple(f"{i:016x}" for i in PARTS[name])
         np.testing.assert_array_equal(split.labels, [[i % 2, 1] for i in PARTS[name]])
         assert all(Path(split.images.name(row)).is_file() for row in range(len(split)))
-    assert check.main([str(tmp_path)]) == 0
+    assert check.check(str(tmp_path)) == 0
     assert "15 images, 2 labels, read by data.name=open_images" in capsys.readouterr().out
 
 

@@ -120,14 +120,14 @@ def test_the_answer_divides_them(tmp_path, capsys, join, separator):
         folder.read_labels(tmp_path)
     shown = separator if separator == "list" else f"'{separator}'"
     assert f"data.separator={shown}" in str(caught.value)
-    assert check.main([str(tmp_path)]) == 2
-    assert f"data.separator={shown}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=re.escape(f"data.separator={shown}")):
+        check.check(str(tmp_path))
     table = folder.read_labels(tmp_path, separator)
     assert table.label_names == ("blue", "green", "red")
     np.testing.assert_array_equal(table.labels, [[n in s for n in table.label_names] for s in SETS])
     kept = folder.read_labels(tmp_path, "|")
     assert len(kept.label_names) == len(SETS)
-    check.main([str(tmp_path), f"--separator={separator}"])
+    check.check(str(tmp_path), separator)
     assert "6 images, 3 labels" in capsys.readouterr().out
 
 

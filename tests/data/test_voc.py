@@ -128,7 +128,7 @@ def test_what_tools_export_in_its_layout_is_divided_at_random_where_they_do_not(
 def test_the_check_reads_it(tmp_path, capsys):
     make(tmp_path)
     (tmp_path / "JPEGImages" / "000003.jpg").unlink()
-    assert check.main([str(tmp_path)]) == 2
+    assert check.check(str(tmp_path)) == 2
     out = capsys.readouterr().out
     assert "12 images, 20 labels, read by data.name=voc" in out
     assert "Missing images: 1\n  'JPEGImages/000003.jpg'" in out

@@ -330,7 +330,7 @@ def untrained(config) -> Opened:
         (["--workdir={}", "--format=onnx"], "onnx"),
         (["--workdir={}", "--format=saved_model"], "--format=stablehlo"),
         (["--workdir={}", "--step=77"], "77"),
-        (["--workdir=none"], "none/config.json"),
+        (["--workdir=none"], "--workdir=none is no work directory"),
         ([], "--workdir"),
     ],
 )

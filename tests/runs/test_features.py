@@ -137,7 +137,7 @@ def test_an_interrupted_writing_goes_on_to_the_same_bytes(run, tmp_path, monkeyp
     (folder,) = (tmp_path / "parts").iterdir()
     assert len(list(folder.iterdir())) == 1 + 2
     (parts,) = run.ensure(tmp_path / "parts")
-    assert "29 of 43 images" in run.said[-2]
+    assert "29 of 43 images" in run.said[-1]
     assert contents(whole) == contents(parts)
 
 
@@ -146,7 +146,7 @@ def test_a_shard_that_was_deleted_is_computed_alone(run, tmp_path):
     before = contents(store)
     store.path(3).unlink()
     run.ensure(tmp_path)
-    assert "7 of 43 images" in run.said[-2]
+    assert "7 of 43 images" in run.said[-1]
     assert contents(store) == before
 
 
