@@ -16,7 +16,7 @@ BEFORE: dict[str, bool | float | str] = {
     "data.on_missing": "error", "data.separator": "|", "data.difficult": "label",
     "data.max_pixels": 178_956_970,  # as many as can be decoded
     "backbone.preset": "", "backbone.resting_blocks": 0, "optimizer.layer_decay": 1.0,
-    "decoder.embedding": 64, "decoder.feature_dropout": 0.0,
+    "decoder.embedding": 64, "decoder.feature_dropout": 0.0, "decoder.maps": "step",
     "set_head.hidden": 256, "set_head.heads": 4, "set_head.feedforward": 1024,
     "set_head.layers": 2, "set_head.encoder_layers": 1, "set_head.groups": 100,
     "set_head.residual": 0.5, "set_head.dropout": 0.1,
