@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_lstm.data import check, folder
+from attn_lstm.data import folder
 from attn_lstm.data.separators import divide, question
 from attn_lstm.errors import UserError
+from tests.programs import assert_mistake, run
+
+CHECK = ("-m", "attn_lstm.data.check")
 
 NAMES = (
     "person;bicycle;car;motorcycle;airplane;bus;train;truck;boat;traffic light;fire hydrant;"
@@ -114,21 +117,19 @@ def write(root, texts):
         (str, "list"),
     ],
 )
-def test_the_answer_divides_them(tmp_path, capsys, join, separator):
+def test_the_answer_divides_them(tmp_path, join, separator):
     write(tmp_path, [join(names) for names in SETS])
     with pytest.raises(UserError, match=r"labels\.csv: labels look joined") as caught:
         folder.read_labels(tmp_path)
     shown = separator if separator == "list" else f"'{separator}'"
     assert f"data.separator={shown}" in str(caught.value)
-    with pytest.raises(UserError, match=re.escape(f"data.separator={shown}")):
-        check.check(str(tmp_path))
+    assert_mistake(run(*CHECK, tmp_path), f"data.separator={shown}")
     table = folder.read_labels(tmp_path, separator)
     assert table.label_names == ("blue", "green", "red")
     np.testing.assert_array_equal(table.labels, [[n in s for n in table.label_names] for s in SETS])
     kept = folder.read_labels(tmp_path, "|")
     assert len(kept.label_names) == len(SETS)
-    check.check(str(tmp_path), separator)
-    assert "6 images, 3 labels" in capsys.readouterr().out
+    assert "6 images, 3 labels" in run(*CHECK, tmp_path, f"--separator={separator}").stdout
 
 
 def test_texts_in_a_list_of_json_are_asked_about_too(tmp_path):

@@ -2,12 +2,14 @@
 
 import shutil
 import signal
+import sys
 
 import jax
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from attn_lstm import progress
 from attn_lstm.errors import UserError
 from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import workdir
@@ -34,17 +36,20 @@ def test_a_run_logs_saves_and_validates_at_its_own_intervals(whole):
 
 
 def test_the_same_seed_gives_the_same_bits_and_compiles_each_step_once(
-    tiny_config, whole, tmp_path, one_device, terminal
+    tiny_config, whole, tmp_path, one_device, terminal, monkeypatch
 ):
     config = loop.resolve(tiny_config())
     splits = {name: loop.load_split(config.data, name) for name in ("train", "validation")}
+    monkeypatch.setattr(progress, "_MOVES", 0.001)
     with terminal() as written:
+        progress.begin(sys.stdout.fileno())
         run = loop.Run(config, tmp_path, one_device, splits)
         started, start = [], run.start
         run.start = lambda step: started.append(start(step)) or started[0]
         run.go()
         run.close()
-    assert "step 10/10  validation: " in written[0]  # on a terminal; there it was none
+        progress.end()
+    assert "step 10/10  validating" in written[0]  # here a line moves, there it did not
     assert_equal(final_variables(whole), final_variables(tmp_path))
     assert (whole / metrics_log.METRICS).read_bytes() == (
         tmp_path / metrics_log.METRICS
