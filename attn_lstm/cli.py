@@ -35,8 +35,8 @@ _HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 def run(
     main: Callable[..., int],
     define_flags: Callable[[Sequence[str]], None],
-    argv: Sequence[str] | None = None,
-    text: str = "",
+    argv: Sequence[str],
+    text: str,
     *,
     positional: bool = False,
     distributed: bool = False,
@@ -50,8 +50,8 @@ def run(
     Args:
       main: does the work; returns an exit code.
       define_flags: called with the raw arguments before they are parsed.
-      argv: how the command is called, and the raw arguments; None for those of the process.
-      text: its help, above the flags; '' for the text of the script.
+      argv: how the command is called, and the raw arguments.
+      text: its help, above the flags.
       positional: `main` takes the arguments that are no flags, list[str]; they may stand before
         and between flags. Otherwise there may be none.
       distributed: several processes may be one run; the flags for that are defined here.
@@ -68,10 +68,7 @@ def run(
             argv = with_config_files(argv)
             define_flags(argv)
             if not {*_HELP}.isdisjoint(argv):
-                print(
-                    _help(define_flags.__module__, text or sys.modules["__main__"].__doc__ or ""),
-                    flush=True,
-                )
+                print(_help(define_flags.__module__, text), flush=True)
                 sys.exit(DONE)
             rest = flags.FLAGS(argv)
             if "config" in flags.FLAGS:
@@ -101,7 +98,7 @@ def run(
             print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
 
-    app.run(guarded, [*(sys.argv if argv is None else argv)], flags_parser=parse)
+    app.run(guarded, [*argv], flags_parser=parse)
 
 
 def with_config_files(argv: Sequence[str]) -> list[str]:

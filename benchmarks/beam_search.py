@@ -9,7 +9,7 @@ from functools import partial
 
 from absl import flags
 
-from attn_lstm import cli, errors
+from attn_lstm import errors
 from attn_lstm.plan.flops import matmul_flops
 from benchmarks import measure, workload
 from benchmarks.roofline import floor
@@ -61,4 +61,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, workload.define_flags)
+    measure.run(main)

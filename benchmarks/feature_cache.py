@@ -78,4 +78,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, _define_flags)
+    measure.run(main, _define_flags)

@@ -6,7 +6,6 @@ Cold starts compile and keep; warm ones find it on disk. Each is a process of it
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -61,12 +60,8 @@ def main(_: list[str]) -> None:
         }
         seconds = measure.alternate(sides, _ROUNDS.value, warm_up=0)
     print(measure.machine())
-    rows = [
-        (name, *(f"{x:.2f}" for x in (statistics.median(times), min(times), max(times))))
-        for name, times in seconds.items()
-    ]
     title = f"Start to the first prediction, {_ROUNDS.value} rounds"
-    measure.print_table(title, ("", "s (median)", "least", "most"), rows)
+    measure.print_seconds(title, seconds, digits=2)
 
 
 if __name__ == "__main__":

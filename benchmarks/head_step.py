@@ -11,7 +11,7 @@ import statistics
 
 from absl import flags
 
-from attn_lstm import cli, errors
+from attn_lstm import errors
 from attn_lstm.models.resnet import feature_dim
 from benchmarks import measure, workload
 from benchmarks.roofline import floor
@@ -55,4 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, workload.define_flags)
+    measure.run(main)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import torch
 
-from attn_lstm import cli, errors
+from attn_lstm import errors
 from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.models.network import Network
 from attn_lstm.plan.flops import matmul_flops
@@ -106,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, workload.define_flags)
+    measure.run(main)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from attn_lstm import cli, errors
+from attn_lstm import errors
 from attn_lstm.data import FileSource, Split, preprocess
 from attn_lstm.data.cpu_tensorflow import tf
 from attn_lstm.data.pipeline import Augment, train_batches
@@ -143,4 +143,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, lambda _: None)
+    measure.run(main)

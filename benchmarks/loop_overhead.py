@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from attn_lstm import cli, errors
+from attn_lstm import errors
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Batch
 from attn_lstm.parallel import make_mesh
@@ -134,4 +134,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, workload.define_flags)
+    measure.run(main)

@@ -3,13 +3,28 @@
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
+from attn_lstm import cli, process
 from attn_lstm.text import markdown_table
+
+
+def run(
+    main: Callable[[], int], define_flags: Callable[[Sequence[str]], None] = lambda _: None
+) -> NoReturn:
+    """Starts a script as commands start.
+
+    Args:
+      main: does the work; returns an exit code.
+      define_flags: as in `cli.run`; needless where the import of the script defines all flags.
+    """
+    process.settle()
+    cli.run(main, define_flags, sys.argv, sys.modules["__main__"].__doc__ or "")
 
 
 def turns(names: Sequence[str], rounds: int) -> Iterator[str]:
@@ -76,3 +91,12 @@ def cost(compiled: jax.stages.Compiled) -> tuple[float, float]:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a Markdown table: the first column to the left, numbers behind it to the right."""
     print(f"\n{title}\n{markdown_table(columns, [[*map(str, row)] for row in rows])}")
+
+
+def print_seconds(title: str, seconds: Mapping[str, Sequence[float]], digits: int) -> None:
+    """Prints a table of what `alternate` gives: the median, the least and the most of each."""
+    rows = [
+        (name, *(f"{x:.{digits}f}" for x in (statistics.median(times), min(times), max(times))))
+        for name, times in seconds.items()
+    ]
+    print_table(title, ("", "s (median)", "least", "most"), rows)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from attn_lstm import cli, errors, parallel
+from attn_lstm import errors, parallel
 from attn_lstm.data.split import Batch
 from benchmarks import measure, workload
 
@@ -87,4 +87,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, workload.define_flags)
+    measure.run(main)

@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
-from attn_lstm import cli, errors, parallel
+from attn_lstm import errors, parallel
 from attn_lstm.data.split import Batch
 from attn_lstm.plan.compiling import Facts, Request
 from attn_lstm.plan.estimate import find_bounds
@@ -103,4 +103,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, workload.define_flags)
+    measure.run(main)

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from attn_lstm import cli, errors
+from attn_lstm import errors
 from attn_lstm.errors import UserError
 from benchmarks import measure, workload
 
@@ -67,4 +67,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, workload.define_flags)
+    measure.run(main)

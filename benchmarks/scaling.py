@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from attn_lstm import cli, errors
+from attn_lstm import errors
 from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.models.resnet import feature_dim
 from attn_lstm.plan.flops import matmul_flops
@@ -97,4 +97,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, workload.define_flags)
+    measure.run(main)

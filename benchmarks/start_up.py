@@ -7,7 +7,6 @@ files is warm in both. Beside them stand the imports that no start can do withou
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -78,12 +77,8 @@ def main(_: list[str]) -> None:
         }
         seconds = measure.alternate(sides, _ROUNDS.value, warm_up=0)
     print(measure.machine())
-    rows = [
-        (name, *(f"{x:.1f}" for x in (statistics.median(times), min(times), max(times))))
-        for name, times in seconds.items()
-    ]
     title = f"Start to first step, {_METHOD.value} on digits, {_ROUNDS.value} rounds"
-    measure.print_table(title, ("", "s (median)", "least", "most"), rows)
+    measure.print_seconds(title, seconds, digits=1)
 
 
 if __name__ == "__main__":

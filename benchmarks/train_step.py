@@ -11,7 +11,7 @@ import statistics
 
 import torch
 
-from attn_lstm import cli, errors
+from attn_lstm import errors
 from attn_lstm.data.split import Batch
 from benchmarks import measure, torch_peer, workload
 from benchmarks.roofline import floor
@@ -80,4 +80,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, workload.define_flags)
+    measure.run(main)

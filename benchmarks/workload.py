@@ -1,7 +1,7 @@
 """What the benchmarks time: the paper's network at a size of choice, on random pixels."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,10 +62,6 @@ def chosen_size() -> Size:
     }
     given = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(SIZES[_SIZE.value], **given)
-
-
-def define_flags(_: Sequence[str]) -> None:
-    """For `cli.run`: all flags are defined by the import of this module."""
 
 
 def configure(size: Size, method: str = "order_free", **fields: Any) -> ml_collections.ConfigDict:

@@ -19,7 +19,7 @@ def main():
     print(len(hits))
     return cli.DONE
 
-cli.run(main, lambda _: None)
+cli.run(main, lambda _: None, ["program"], "")
 """
 
 
