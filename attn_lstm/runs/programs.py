@@ -59,6 +59,7 @@ class Programs:
     def __init__(self, config: ml_collections.ConfigDict, table: LabelTable, mesh: Mesh):
         self._config, self._table, self._mesh = config, table, mesh
         self._compiled: dict[int, Search] = {}
+        self._read: dict[int, export.Exported] = {}  # not compiled yet
 
     def __len__(self) -> int:
         """How many have been compiled, or read from disk."""
@@ -72,6 +73,7 @@ class Programs:
         for number in rows:
             program = self._load(number)
             if program is not None:
+                self._read[number] = program
                 (variables, _, _), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
                 return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
         return None
@@ -92,7 +94,7 @@ class Programs:
             jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8, sharding=split),
             jax.ShapeDtypeStruct((len(self._table.names),), np.float32, sharding=everywhere),
         )
-        program = self._load(rows)
+        program = self._read.pop(rows, None) or self._load(rows)
         if program is None:
             program = export.export(self._traced())(*arguments)
             self._keep(rows, program)
