@@ -27,6 +27,7 @@ _OF_A_DECODER = (
     "decoder.attention",
     "decoder.embedding",
     "decoder.use_attention",
+    "decoder.maps",
     "decoder.initial_state",
     "decoder.target",
     "decoder.max_labels",
