@@ -23,7 +23,8 @@ from attn_lstm.errors import INTERRUPTED, STOPPED, UserError, printable
 
 # absl, which takes a while to import, is imported when signals are heard and the line moves.
 
-_GRACE_SECONDS = 1.0  # after which compiled code has kept a signal from Python for too long
+GRACE_SECONDS = 1.0  # after which compiled code has kept a signal from Python for too long
+BEFORE_A_STEP = "stopped before a step; nothing is lost, start again to go on"
 
 
 def settle(*, result_on_stdout: bool = False, resumes: bool = False) -> None:
@@ -126,19 +127,19 @@ _answer: Answer = lambda number: None  # noqa: E731
 def _end_early_without_traceback(resumes: bool) -> None:
     """Until `training.stop` listens, and for commands that need not save."""
     code = STOPPED if resumes else INTERRUPTED
-    text = "stopped before a step; nothing is lost, start again to go on" if resumes else ""
+    text = BEFORE_A_STEP if resumes else "interrupted"
     heard = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
         heard.set()
         if _imports(frame):  # which libraries do not expect to end half-way
-            leave(code, text or "interrupted")
-        tell(text or "interrupted")
+            leave(code, text)
+        tell(text)
         sys.exit(code)
 
     def answer(number: int) -> None:
-        if not heard.wait(_GRACE_SECONDS):
-            leave(code, text or "interrupted")
+        if not heard.wait(GRACE_SECONDS):
+            leave(code, text)
 
     global _answer
     _answer = answer

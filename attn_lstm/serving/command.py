@@ -32,7 +32,6 @@ from attn_lstm.serving.lines import (
 from attn_lstm.serving.model import ImagePrediction, Model, open_model
 from attn_lstm.storage import writing
 
-FORMS = ("jsonl", "csv", "coco", "parquet")
 _STDIN = "-"
 
 
@@ -57,7 +56,7 @@ def predict_images(
       step: of the checkpoint: a number, 'best' or 'latest'.
       arguments: files, folders, patterns, and '-' for a list on standard input.
       batch_size: images at once; None for the config's.
-      form: one of `FORMS`.
+      form: jsonl, csv, coco or parquet.
       output: the file to write; None for standard output.
       overlays: folder for one PNG an image; None for no pictures.
 
@@ -196,7 +195,7 @@ class _Pictures:
 
 @contextlib.contextmanager
 def _writer(form: str, output: Path | None, label_names: Sequence[str]) -> Iterator[Writer]:
-    """What writes the predictions of an image, in one of `FORMS`.
+    """What writes the predictions of an image, in a form of `predict_images`.
 
     Raises:
       UserError: the file cannot be written, or the form needs one.

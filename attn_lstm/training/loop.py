@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from attn_lstm import parallel, progress, storage, weights
+from attn_lstm import parallel, process, progress, storage, weights
 from attn_lstm.config import PLACES, resolve, used, validate
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Split
@@ -33,7 +33,7 @@ from attn_lstm.training.memorise import Memory
 from attn_lstm.training.optimizer import create_optimizer, create_schedule
 from attn_lstm.training.samples import Samples
 from attn_lstm.training.step import permitted_to_leave_out
-from attn_lstm.training.stop import BEFORE_A_STEP, Stop, Stopped
+from attn_lstm.training.stop import Stop, Stopped
 from attn_lstm.training.writers import Writers
 
 PyTree = Any
@@ -58,7 +58,7 @@ def train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh) -> boo
             return _train(resolve(config), directory, mesh, stop)
         except Stopped:
             if parallel.is_first_host():
-                print(BEFORE_A_STEP, flush=True)
+                print(process.BEFORE_A_STEP, flush=True)
             return False
 
 

@@ -14,10 +14,6 @@ from jax.experimental import multihost_utils
 from attn_lstm import process
 from attn_lstm.errors import INTERRUPTED, STOPPED
 
-# As long as a command waits for compiled code, which keeps a signal from Python.
-_GRACE_SECONDS = 1.0
-BEFORE_A_STEP = "stopped before a step; nothing is lost, start again to go on"
-
 
 class Stopped(Exception):
     """A signal came while nothing was there yet that would have to be saved."""
@@ -67,18 +63,18 @@ class Stop:
             when = "after this step, saving" if self.saves else "before a step"
             process.tell(f"stopping {when}; again to stop without")
             if not self.saves:
-                self._leave_unless_heard(STOPPED, BEFORE_A_STEP)
+                self._leave_unless_heard(STOPPED, process.BEFORE_A_STEP)
         elif number == signal.SIGINT:
             self._leave_unless_heard(INTERRUPTED, "interrupted")
 
     def _leave_unless_heard(self, code: int, text: str) -> None:
         if jax.distributed.is_initialized():
             return  # the others would wait for this one
-        end = time.monotonic() + _GRACE_SECONDS
+        end = time.monotonic() + process.GRACE_SECONDS
         while self._handled < self._answered:
             if time.monotonic() > end:
                 process.leave(code, text)
-            time.sleep(_GRACE_SECONDS / 20)
+            time.sleep(process.GRACE_SECONDS / 20)
 
     def asked(self) -> bool:
         """Whether to save and end: to be called equally often on all hosts, which hear the same."""
