@@ -97,6 +97,11 @@ def find_mistakes(config: ml_collections.ConfigDict, devices: int | None = None)
     return mistakes + _contradictions_of_training(config, devices) if devices else mistakes
 
 
+def _known_head(config: ml_collections.ConfigDict) -> Head | None:
+    """The head that is asked for; None for what is named as no head already."""
+    return None if _wrong("head", config.head) else HEADS[config.head]
+
+
 def _wrong(name: str, value: Any) -> str | None:
     """What is wrong with a value by itself."""
     return FIELDS[name].wrong(value)
@@ -122,7 +127,7 @@ def _contradictions(config: ml_collections.ConfigDict) -> list[str]:
             "at 'all'"
         )
     problems += _backbone_problems(config)
-    head = HEADS.get(config.head)
+    head = _known_head(config)
     if head and config.loss in LABEL_LOSSES and config.loss not in head.losses:
         takers = ", ".join(name for name, other in HEADS.items() if config.loss in other.losses)
         problems.append(
@@ -164,7 +169,7 @@ def _contradictions_of_training(config: ml_collections.ConfigDict, devices: int)
         problems.append(
             "config.ema.decay and config.swa.share each choose what is evaluated; leave one at 0"
         )
-    head = HEADS.get(config.head)
+    head = _known_head(config)
     learns = head and head.fit == "descent"
     if learns and config.backbone.frozen and not config.backbone.weights:
         problems.append(

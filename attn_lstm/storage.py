@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import stat
 import uuid
@@ -91,10 +92,35 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text whose numbers are finite and fit into 64 bits.
+
+    Raises:
+      ValueError: it is no JSON, or a number in it is none that arrays and clocks can hold.
+      RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_int64)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is not finite")
+    return value
+
+
+def _int64(text: str) -> int:
+    # Python itself refuses to read thousands of digits, with an advice for programmers.
+    value = int(text) if len(text) < 20 else None
+    if value is None or not -(2**63) <= value < 2**63:
+        raise ValueError(f"the number {text[:20]}{'...' * (len(text) > 20)} is too large")
+    return value
+
+
 def read_json(path: Path) -> Any:
-    """Raises `UserError` when the file is missing or not JSON."""
+    """Raises `UserError` when the file is missing or not as `parse_json` has it."""
     try:
-        return json.loads(read_file(path))
+        return parse_json(read_file(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: is this the work directory of a run?") from None
     except OSError as error:

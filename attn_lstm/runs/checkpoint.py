@@ -12,12 +12,14 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from jax.sharding import Mesh, NamedSharding
@@ -25,6 +27,7 @@ from jax.sharding import Mesh, NamedSharding
 from attn_lstm.errors import UserError, first_line
 from attn_lstm.parallel import REPLICATED, agreed, is_first_host
 from attn_lstm.runs.state import TrainState
+from attn_lstm.storage import parse_json
 
 PyTree = Any
 
@@ -69,6 +72,8 @@ class Checkpoints:
           UserError: the folder cannot be written; or none is whole, and they are needed.
         """
         self._directory = directory.absolute()
+        self._plain_name = contextlib.ExitStack()
+        self._reached = self._plain_name.enter_context(_plain_name(self._directory))
         self._whole: set[int] = set()  # seen to be whole, or written by this process
         self._saving = 0  # the step that is being saved, or was last
         if keep is not None:
@@ -77,7 +82,7 @@ class Checkpoints:
                 if is_first_host():
                     self._set_damaged_aside(needed)
         self._manager = _Manager(
-            self._directory,
+            self._reached,
             # Named here, so that a fresh manager can read what another process wrote.
             item_handlers={
                 "variables": ocp.StandardCheckpointHandler(),
@@ -184,8 +189,14 @@ class Checkpoints:
     def _check_shapes(self, step: int, item: str, target: PyTree) -> None:
         """Names the first difference; Orbax's own message buries it."""
         # The manager's own would read all items, the optimizer's state among them.
-        folder = self._directory / str(step) / item
-        there = _shapes(ocp.StandardCheckpointHandler().metadata(folder).tree)
+        folder = self._reached / str(step) / item
+        try:
+            there = _shapes(ocp.StandardCheckpointHandler().metadata(folder).tree)
+        except ValueError as error:  # how TensorStore says that an array is not there
+            raise UserError(
+                f"checkpoint {step} in {self._directory} cannot be read: {first_line(error)}; copy "
+                "it back from elsewhere, or use another one (--step=best, latest or a number)"
+            ) from error
         here = _shapes(target)
         for name in sorted({*there, *here}):
             if there.get(name) != here.get(name):
@@ -194,6 +205,32 @@ class Checkpoints:
                     f"{there.get(name, 'absent')} there and {here.get(name, 'absent')} by the "
                     "config; give the config it was trained with"
                 )
+
+    def read_back(self, state: TrainState, mesh: Mesh) -> None:
+        """Reads the newest checkpoint, if there is one, as evaluation would.
+
+        Args:
+          state: that of the run; where the checkpoint is of the same step, their variables must
+            be the same, bit for bit.
+
+        Raises:
+          UserError: it is damaged or not what was saved.
+        """
+        self.wait()
+        if not self.steps():
+            return
+        step = self.steps()[-1]
+        self._whole.discard(step)
+        abstract = jax.eval_shape(lambda: state.variables)
+        with self._naming_failures(f"does not give back checkpoint {step}"):
+            there = self.restore_variables(step, abstract, mesh)
+        if step == int(state.step) and not jax.tree.all(
+            jax.tree.map(_same, there, state.variables)
+        ):
+            raise UserError(
+                f"checkpoint {step} in {self._directory} does not hold what was saved; look at the "
+                "disk, delete the checkpoint and give the same command again"
+            )
 
     def wait(self) -> None:
         """Returns when everything that was started is saved. Raises `UserError` if it cannot be."""
@@ -206,6 +243,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+            self._plain_name.close()
 
     def _check_whole(self, step: int) -> None:
         if step in self._whole:
@@ -325,7 +363,7 @@ def _find_change(path: Path, digest: str) -> str | None:
 
 def _read_object(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (OSError, ValueError, RecursionError):
@@ -349,6 +387,27 @@ def _refusal(error: Exception) -> str | None:
     # TensorStore, which writes the arrays, has no exception of its own.
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else None
+
+
+def _same(one: jax.Array, other: jax.Array) -> bool:
+    """Whether two replicated arrays hold the same bits."""
+    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+@contextlib.contextmanager
+def _plain_name(folder: Path) -> Iterator[Path]:
+    """The folder by a name that every library takes as it is.
+
+    Orbax takes the name for a part of a pattern when it joins the files of an array, and finds none
+    under `runs[2]`; TensorStore refuses backslashes.
+    """
+    if re.fullmatch(r"[\w/.-]*", str(folder), re.ASCII):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "checkpoints"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
 
 
 def _difference(name: str, there: Any, here: Any) -> str:

@@ -135,6 +135,7 @@ def load_labels(workdir: Path) -> LabelTable:
         not all(isinstance(value, str) for value in (table.dataset, *table.names))
         or not all(isinstance(value, int) for value in (table.images, *table.counts))
         or len(table.names) != len(table.counts)
+        or not all(0 <= count <= table.images for count in table.counts)
     ):
         raise damaged(path, "not a label table of this program")
     return table
@@ -155,6 +156,6 @@ def load_seconds(workdir: Path) -> float:
     if not path.exists():
         return 0.0
     kept = read_json(path)
-    if not isinstance(kept, dict) or not is_number(kept.get("training")):
+    if not isinstance(kept, dict) or not is_number(kept.get("training")) or kept["training"] < 0:
         raise damaged(path, "an object with the number 'training' is expected")
     return kept["training"]

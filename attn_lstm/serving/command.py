@@ -125,10 +125,18 @@ def _list_images(argument: str) -> list[str]:
         return found
     if os.path.exists(argument):
         return [argument]
-    found = sorted(filter(os.path.isfile, glob.glob(argument, recursive=True)))
+    found = sorted(filter(os.path.isfile, glob.glob(_pattern(argument), recursive=True)))
     if not found:
         raise UserError(f"{argument} is no file and no folder, and as a pattern matches no file")
     return found
+
+
+def _pattern(argument: str) -> str:
+    """The argument with the folders that exist by their names taken as these names."""
+    place, parts = "", argument.split(os.sep)
+    while len(parts) > 1 and os.path.isdir(os.path.join(place, parts[0] + os.sep)):
+        place = os.path.join(place, parts.pop(0) + os.sep)
+    return os.path.join(glob.escape(place), *parts)
 
 
 def _images_in(folder: str) -> Iterator[str]:

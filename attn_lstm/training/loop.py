@@ -258,7 +258,8 @@ class Run:
                 clock.start(step)
         if parallel.is_first_host():
             workdir.add_seconds(self.directory, clock.seconds)
-        self.latest.wait()
+        self.latest.read_back(self.state, self.mesh)
+        self.best.read_back(self.state, self.mesh)
         done = step == self.last_step
         if done:
             self.writers.finished()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import multihost_utils
 
@@ -92,6 +92,39 @@ def test_a_state_comes_back_bit_for_bit(latest):
     assert find_damage(latest / "6") is None
     assert_is(restore(latest), 6)
     assert_is(restore(latest, keep=None), 6)
+
+
+@given(name=st.text(st.sampled_from("[]*?{}a%#,; '\"\\~é\n\udcff"), min_size=1, max_size=8))
+@settings(max_examples=10)
+def test_a_folder_of_any_name_holds_checkpoints(tmp_path_factory, name):
+    latest = tmp_path_factory.mktemp("any") / name / "latest"
+    save(latest, 3, 6)
+    assert_is(restore(latest), 6)
+    assert_is(restore(latest.rename(latest.parent.parent / "plain"), keep=None), 6)
+
+
+def read_back(latest: Path, state: TrainState) -> None:
+    checkpoints = Checkpoints(latest, 2)
+    try:
+        checkpoints.read_back(state, make_mesh(jax.devices()[:1]))
+    finally:
+        checkpoints.close()
+
+
+def test_what_was_saved_is_read_back_and_compared(latest):
+    read_back(latest, state_of(6))
+    read_back(latest, state_of(9))  # the newest is of another step: read, not compared
+    other = state_of(6).replace(collections=state_of(3).collections)
+    with pytest.raises(UserError, match=r"checkpoint 6 in .* does not hold what was saved"):
+        read_back(latest, other)
+
+
+def test_arrays_that_were_not_joined_are_named_as_a_damaged_checkpoint(latest):
+    for path in (latest / "6" / "variables").glob("manifest.ocdbt"):
+        path.unlink()
+    write_checksums(latest / "6")
+    with pytest.raises(UserError, match=r"checkpoint 6 in .* cannot be read.*--step"):
+        restore(latest)
 
 
 @pytest.mark.parametrize("damage", [lambda path: flip(path, 1001), halve, Path.unlink])

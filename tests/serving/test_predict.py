@@ -98,6 +98,15 @@ def test_images_are_found_in_the_order_of_the_arguments(pictures, monkeypatch):
     assert total == 12
 
 
+def test_a_folder_in_a_pattern_is_meant_by_its_name_if_it_is_there(tmp_path):
+    folder = tmp_path / "my [2024] *data"
+    folder.mkdir()
+    for name in ("p1.jpg", "p2.jpg", "p3.jpg"):
+        (folder / name).touch()
+    found, total = command.find_images([f"{folder}/p[13].jpg"])
+    assert [*found] == [f"{folder}/p1.jpg", f"{folder}/p3.jpg"] and total == 2
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_list_that_windows_has_saved_is_read(pictures, monkeypatch, encoding):
     type_in(monkeypatch, "é.jpg\r\n猫.png\r\n".encode(encoding))
