@@ -4,8 +4,9 @@ A `FeatureStore` holds one view of each image: view 0 is the image as it is eval
 above 0 is the augmented image that training would see in its epoch v. It is a folder ROOT/NAME in
 which NAME is the hash of a key that says all that the features depend on. Features of another key
 lie in another folder, so that none can be taken for others. `key.json` there holds the key, and
-files of ArrayRecord hold the rows, a record an image, in the order of the split; such a file, a
-shard, is there as a whole or not at all.
+files of ArrayRecord hold the rows, a record an image, in the order of the split, and behind them a
+record that says which rows of which store they are; such a file, a shard, is there as a whole or
+not at all.
 """
 
 from __future__ import annotations
@@ -93,12 +94,19 @@ class FeatureStore:
             reader = ArrayRecordReader(str(paths[shard]))
             found, expected = reader.num_records(), len(self.rows_of(shard))
             try:
+                mark = reader.read([expected])[0] if found == expected + 1 else None
                 reader.close()  # only now it says what is wrong
             except RuntimeError as error:
                 raise self._damaged(shard, first_line(error)) from error
-            if found != expected:
+            if mark not in (None, self._mark(shard)):
+                raise self._damaged(shard, "it holds the rows of another shard")
+            if mark is None and found != expected:  # without a mark: of version 0.1.0
                 raise self._damaged(shard, f"it holds {found} records, not {expected}")
         return missing
+
+    def _mark(self, shard: int) -> bytes:
+        """The record behind the rows of a shard."""
+        return json.dumps({"store": self.folder.name, "shard": shard}).encode()
 
     def write(self, shard: int, features: Sequence[np.ndarray | None]) -> None:
         """Writes the whole of a shard: [K,D] for each of its rows, None where there is no image.
@@ -114,6 +122,7 @@ class FeatureStore:
                 for row in features:
                     kept = b"" if row is None else row.astype(self._stored, copy=False).tobytes()
                     writer.write(kept)
+                writer.write(self._mark(shard))
                 writer.close()
         except (OSError, RuntimeError) as error:
             raise UserError(

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,14 @@ class Checkpoints:
     a warning and moved to a folder `damaged` beside this one, and so on to the newest whole one.
     """
 
-    def __init__(self, directory: Path, keep: int | None, *, needed: bool = True):
+    def __init__(
+        self,
+        directory: Path,
+        keep: int | None,
+        *,
+        needed: bool = True,
+        check_held: Callable[[], None] = lambda: None,
+    ):
         """Opens a folder.
 
         Args:
@@ -67,6 +74,7 @@ class Checkpoints:
           keep: how many checkpoints stay; None to read only, with all left as it is.
           needed: whether a run must not go on without a checkpoint if there were some. Where none
             of them is whole, they stay where they are if so, and are set aside like others if not.
+          check_held: called before a checkpoint counts; what it raises comes out of `wait`.
 
         Raises:
           UserError: the folder cannot be written; or none is whole, and they are needed.
@@ -75,6 +83,7 @@ class Checkpoints:
         self._plain_name = contextlib.ExitStack()
         self._reached = self._plain_name.enter_context(_plain_name(self._directory))
         self._whole: set[int] = set()  # seen to be whole, or written by this process
+        self._check_held = check_held
         self._saving = 0  # the step that is being saved, or was last
         if keep is not None:
             with agreed(), self._naming_failures("cannot be written"):
@@ -119,7 +128,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     variables=ocp.args.StandardSave(state.variables),
                     progress=ocp.args.StandardSave(_progress(state)),
-                    meta=ocp.args.JsonSave(meta),
+                    meta=ocp.args.JsonSave({**meta, "step": step}),
                 ),
                 force=True,
             )
@@ -281,6 +290,7 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Called by Orbax in its thread, on one host: all is written, and not yet renamed."""
+        self._check_held()
         (draft,) = self._drafts()
         write_checksums(draft)
 
@@ -294,11 +304,13 @@ class Checkpoints:
             yield
         except Exception as error:
             reason = _refusal(error)
-            if reason is None:
+            if reason is None and not isinstance(error, UserError):
                 raise
             if is_first_host():
                 for draft in self._drafts():  # as far as it is not written to: it may fill the disk
                     shutil.rmtree(draft, ignore_errors=True)
+            if reason is None:
+                raise
             raise UserError(
                 f"{self._directory} {what}: {reason}; put that right and start again: the run goes "
                 "on from the last checkpoint that is there"
@@ -312,16 +324,25 @@ def write_checksums(folder: Path) -> None:
     in the files, while Orbax has deleted the checkpoint before.
     """
     digests = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in (CHECKSUMS, _METADATA, _COMMITTED):
-            with path.open("r+b") as file:
-                os.fsync(file.fileno())
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for name in _covered(folder):
+        with (folder / name).open("r+b") as file:
+            os.fsync(file.fileno())
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     with (folder / CHECKSUMS).open("w") as file:
         file.write(json.dumps(digests, indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _covered(folder: Path) -> list[str]:
+    """The files of a checkpoint that have a checksum, without what a desktop leaves in folders."""
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        name.as_posix()
+        for name in names
+        if name.as_posix() not in (CHECKSUMS, _METADATA, _COMMITTED)
+        and not name.name.startswith(".")
+    )
 
 
 def find_damage(folder: Path) -> str | None:
@@ -339,6 +360,13 @@ def find_damage(folder: Path) -> str | None:
         return f"{folder / _METADATA} is not as Orbax writes it: {first_line(error)}"
     if committed is not None and not 0 <= committed < 2**63:
         return f"{folder / _METADATA} is not as Orbax writes it: committed at {committed}"
+    for name in _covered(folder):
+        if name not in digests:
+            return f"{folder / name} is not in {CHECKSUMS}"
+    # Those of version 0.1.0 do not hold their step.
+    number = (_read_object(folder / "meta" / "metadata") or {}).get("step")
+    if number is not None and folder.name.isdecimal() and number != int(folder.name):
+        return f"{folder} is checkpoint {number} under another number"
     with ThreadPoolExecutor() as pool:  # reading and hashing wait for no lock of Python's
         damages = pool.map(_find_change, [folder / name for name in digests], digests.values())
         return next((damage for damage in damages if damage), None)

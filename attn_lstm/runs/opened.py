@@ -69,9 +69,10 @@ def open_checkpoint(
                 checkpoints.check_meta(
                     number, {"dataset": table.dataset, "labels": list(table.names)}
                 )
+                meta = checkpoints.meta(number)
+                workdir.check_config(directory, meta.get("config"))
                 variables = checkpoints.restore_variables(number, abstract, mesh)
-                fingerprint = checkpoints.meta(number)["fingerprint"]
-                return Opened(config, row, table, number, variables, fingerprint)
+                return Opened(config, row, table, number, variables, meta["fingerprint"])
         finally:
             checkpoints.close()
     raise UserError(

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -38,11 +40,15 @@ class LabelTable:
 
 
 @contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[None]:
+def lock(workdir: Path) -> Iterator[Callable[[], None]]:
     """Makes a work directory and keeps other processes that ask for it out while the block runs.
 
     The kernel ends the lock with the process, however that ends: the file that stays behind says
     who had the directory last, and blocks nobody.
+
+    Yields:
+      What raises `UserError` when the directory has been deleted or moved away since: whoever wrote
+      on would make it anew, with nothing in it of what was there.
 
     Raises:
       UserError: another process has the directory, or it cannot be written.
@@ -66,7 +72,35 @@ def lock(workdir: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
-        yield
+        try:
+            yield functools.partial(_check_held, workdir, file.fileno())
+        finally:
+            if not (workdir / LOCK).exists():
+                _remove_empty(workdir)
+
+
+def _check_held(workdir: Path, fd: int) -> None:
+    try:
+        # Of a directory that was emptied the hidden file of the lock may be left.
+        held = (workdir / CONFIG).exists() and os.path.samestat(
+            os.fstat(fd), (workdir / LOCK).stat()
+        )
+    except FileNotFoundError:
+        held = False
+    except OSError as error:
+        raise UserError(f"{workdir} can be reached no more: {error.strerror}") from error
+    if not held:
+        raise UserError(
+            f"{workdir} is no longer the folder that this run writes to: it was deleted, emptied "
+            "or moved away; put it back and start again to go on from the last checkpoint in it"
+        )
+
+
+def _remove_empty(workdir: Path) -> None:
+    """Takes away what Orbax has made anew of a directory that vanished while it saved."""
+    for name in ("checkpoints/latest", "checkpoints/best", "checkpoints", ""):
+        with contextlib.suppress(OSError):
+            (workdir / name).rmdir()
 
 
 def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -90,6 +124,31 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
             f"{workdir} holds a run of another config: {', '.join(different)}; a run goes on with "
             "the config that it began with (its learning rate falls towards its own train.steps): "
             "give what is there, or take another --workdir"
+        )
+
+
+def check_config(workdir: Path, saved: Mapping[str, Any] | None) -> None:
+    """Compares the config of a run with the one that a checkpoint of it was saved with.
+
+    Args:
+      workdir: of the run.
+      saved: fields by name; None in checkpoints of a version that did not keep them.
+
+    Raises:
+      UserError: `config.json` has been changed; names the fields that differ.
+    """
+    if saved is None:
+        return
+    here, there = dict(flatten(load_config(workdir))), upgrade(saved)
+    different = [
+        f"{name} ({there[name]!r} then, {here[name]!r} now)"
+        for name in sorted({*here} - {*CHANGEABLE})
+        if here[name] != there[name]
+    ]
+    if different:
+        raise UserError(
+            f"{workdir / CONFIG} has changed since its run was saved: {', '.join(different)}; put "
+            "back what was there, and give other values as flags"
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,12 @@ def train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh) -> boo
 
 
 def _train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh, stop: Stop) -> bool:
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         with parallel.agreed():
             validate(config, mesh.size)
+            check_held = _hold_nothing
             if parallel.is_first_host():
-                held.enter_context(workdir.lock(directory))
+                check_held = stack.enter_context(workdir.lock(directory))
             with progress.doing("reading the data set"):
                 splits = load_splits(config.data)
             if parallel.is_first_host():
@@ -75,7 +77,7 @@ def _train(config: ml_collections.ConfigDict, directory: Path, mesh: Mesh, stop:
         _check_shared(config, directory, splits)
         stop.check()
         with progress.doing("making the network"):
-            run = Run(config, directory, mesh, splits, stop)
+            run = Run(config, directory, mesh, splits, stop, check_held)
         try:
             done = run.go()
         except BaseException:
@@ -121,6 +123,10 @@ def label_table(split: Split) -> workdir.LabelTable:
     return workdir.LabelTable(split.dataset, split.label_names, counts, len(split))
 
 
+def _hold_nothing() -> None:
+    """For who has no lock on the work directory: another host, or a run that nobody disturbs."""
+
+
 FITS: dict[str, type[Fit]] = {"descent": Descent, "memory": Memory}  # by `heads.Head.fit`
 
 
@@ -134,9 +140,11 @@ class Run:
         mesh: Mesh,
         splits: dict[str, Split],
         stop: Stop | None = None,
+        check_held: Callable[[], None] = _hold_nothing,
     ):
         self.config, self.directory, self.mesh, self.splits = config, directory, mesh, splits
         self.stop = stop or Stop()  # one that is not entered hears nothing
+        self.check_held = check_held  # as `workdir.lock` yields it
         table = label_table(splits["train"])
         self.rank = frequency_rank(jnp.asarray(table.counts))
         self.schedule = create_schedule(config.optimizer, config.train.steps)
@@ -152,8 +160,12 @@ class Run:
         self.fit = FITS[self.row.fit]
         self.last_step = self.fit.last_step(config)
         self.eval_step = split_pass.map_eval_step(self.row, mesh)
-        self.meta = {"dataset": table.dataset, "labels": list(table.names)}
-        self.meta["fingerprint"] = splits["train"].fingerprint
+        data = {
+            "dataset": table.dataset,
+            "labels": list(table.names),
+            "fingerprint": splits["train"].fingerprint,
+        }
+        self.meta = {**data, "config": dict(flatten(config))}
 
         def create() -> TrainState:
             return create_state(
@@ -166,12 +178,14 @@ class Run:
                 self.row.objective.parts,
             )
 
-        self.latest = Checkpoints(directory / "checkpoints" / "latest", config.train.keep)
-        self.best = Checkpoints(directory / "checkpoints" / "best", keep=1, needed=False)
+        folder = directory / "checkpoints"
+        self.latest = Checkpoints(folder / "latest", config.train.keep, check_held=check_held)
+        self.best = Checkpoints(folder / "best", keep=1, needed=False, check_held=check_held)
         steps = self.latest.steps()
         with parallel.agreed():
             if steps:
-                self.latest.check_meta(steps[-1], self.meta)
+                self.latest.check_meta(steps[-1], data)
+                workdir.check_config(directory, self.latest.meta(steps[-1]).get("config"))
             if parallel.is_first_host():
                 workdir.save_labels(directory, table)
                 statistics = {name: label_statistics(split) for name, split in splits.items()}
@@ -244,6 +258,7 @@ class Run:
             saves, validates = asked or self._saves(step), self._validates(step)
             logs = step % config.train.log_every == 0
             if logs or saves or validates:
+                self.check_held()
                 self.check()
             if logs:
                 self.log(step, clock)
@@ -256,6 +271,8 @@ class Run:
                 if validates:
                     self.validate(step)
                 clock.start(step)
+        self.latest.wait()
+        self.check_held()
         if parallel.is_first_host():
             workdir.add_seconds(self.directory, clock.seconds)
         self.latest.read_back(self.state, self.mesh)

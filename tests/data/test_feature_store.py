@@ -2,9 +2,11 @@ import dataclasses
 import functools
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -172,6 +174,28 @@ def test_a_truncated_shard_is_named_when_the_store_is_opened(tmp_path, length):
     with pytest.raises(UserError, match=f"{store.path(1)} is damaged .* delete it") as caught:
         store.missing()
     assert "\n" not in str(caught.value)
+
+
+def test_the_rows_of_another_shard_or_store_are_named_when_the_store_is_opened(tmp_path):
+    store, other = filled(tmp_path), filled(tmp_path, view=1)
+    for wrong in (store.path(2), other.path(1)):
+        shutil.copyfile(wrong, store.path(1))
+        with pytest.raises(UserError, match=f"{store.path(1)} is damaged .*another shard"):
+            store.missing()
+    store.path(1).unlink()
+    assert store.missing() == [1]
+
+
+def test_a_shard_of_version_0_1_0_has_no_mark_and_is_read(tmp_path):
+    store = filled(tmp_path)
+    writer = ArrayRecordWriter(str(store.path(1)), "group_size:1,uncompressed")
+    for row in store.rows_of(1):
+        writer.write(features_of(row).tobytes())
+    writer.close()
+    assert store.missing() == []
+    features, good = store.read(np.arange(N))
+    assert good.all()
+    np.testing.assert_array_equal(features, [features_of(row) for row in range(N)])
 
 
 @pytest.mark.parametrize("change", [lambda content: content[:100], flipped, lambda content: b""])

@@ -198,7 +198,7 @@ def test_reading_names_the_damage_and_changes_nothing(latest):
     ):
         with pytest.raises(UserError, match=r"checkpoint 6.*meta/metadata has changed.*--step"):
             read()
-    assert checkpoints.meta(3) == META
+    assert checkpoints.meta(3) == {**META, "step": 3}
     checkpoints.close()
     assert files(latest.parent) == before
 
@@ -238,6 +238,28 @@ def test_no_content_of_the_checksums_is_an_exception(original, tmp_path_factory,
     (folder / CHECKSUMS).write_bytes(content)
     damage = find_damage(folder)
     assert damage is None or str(folder) in damage
+
+
+def test_a_file_without_a_checksum_and_another_step_s_number_are_damage(original, tmp_path):
+    latest = Path(shutil.copytree(original, tmp_path / "latest"))
+    (latest / "6" / ".DS_Store").touch()
+    assert find_damage(latest / "6") is None
+    (latest / "6").rename(latest / "9")
+    assert "is checkpoint 6 under another number" in find_damage(latest / "9")
+    assert_is(restore(latest), 3)
+    (latest / "3" / CHECKSUMS).write_text("{}")
+    assert f"is not in {CHECKSUMS}" in find_damage(latest / "3")
+
+
+def test_what_checks_the_directory_keeps_a_checkpoint_from_counting(tmp_path):
+    def gone() -> None:
+        raise UserError("no longer there")
+
+    checkpoints = Checkpoints(tmp_path / "latest", 2, check_held=gone)
+    checkpoints.save(state_of(1), META)
+    with pytest.raises(UserError, match="no longer there"):
+        checkpoints.close()
+    assert list((tmp_path / "latest").iterdir()) == []
 
 
 # What Orbax keeps of a checkpoint in the one file that the checksums do not cover.

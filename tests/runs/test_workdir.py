@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -205,6 +206,35 @@ def test_a_directory_in_use_names_its_owner(tmp_path):
                 workdir.lock(tmp_path / "run").__enter__()
     with workdir.lock(tmp_path / "run"), workdir.lock(tmp_path / "other"):
         pass
+
+
+def moved(directory):
+    directory.rename(directory.with_name("moved"))
+
+
+def begun_anew(directory):
+    moved(directory)
+    directory.mkdir()
+    (directory / workdir.LOCK).touch()
+    (directory / workdir.CONFIG).touch()
+
+
+def emptied(directory):
+    (directory / workdir.CONFIG).unlink()
+
+
+@pytest.mark.parametrize("change", [shutil.rmtree, moved, begun_anew, emptied])
+def test_a_directory_that_vanishes_is_missed(tmp_path, change):
+    directory = tmp_path / "run"
+    with workdir.lock(directory) as check_held:
+        (directory / workdir.CONFIG).touch()
+        check_held()
+        change(directory)
+        with pytest.raises(UserError, match=f"{directory} is no longer the folder"):
+            check_held()
+        # As Orbax does that is saving.
+        (directory / "checkpoints/latest").mkdir(parents=True, exist_ok=True)
+    assert directory.exists() == (change in (begun_anew, emptied))
 
 
 def test_a_killed_owner_does_not_block(tmp_path):

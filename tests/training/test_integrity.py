@@ -177,3 +177,34 @@ def test_a_checkpoint_of_other_labels_or_images_is_refused(
     for part in parts:
         assert part in str(caught.value)
     assert (run / workdir.LABELS).read_bytes() == labels
+
+
+def test_a_run_whose_directory_is_moved_away_ends_with_one_line_and_makes_none_anew(
+    tiny_config, run, one_device, monkeypatch
+):
+    shutil.rmtree(run / "checkpoints/latest/10")
+    log = loop.Run.log
+
+    def log_and_move(self, step, clock):
+        log(self, step, clock)
+        run.rename(run.with_name("moved"))
+
+    monkeypatch.setattr(loop.Run, "log", log_and_move)
+    with pytest.raises(UserError, match=f"{run} is no longer the folder that this run writes to"):
+        loop.train(tiny_config(), run, one_device)
+    assert not run.exists()
+
+
+def test_a_changed_config_is_named_before_it_is_used(tiny_config, run, one_device):
+    path = run / workdir.CONFIG
+    content = json.loads(path.read_text())
+    content["data"]["path"] = "moved/elsewhere"
+    content["decoder"]["max_labels"] += 1
+    path.write_text(json.dumps(content))
+    config = workdir.load_config(run)
+    changed = r"config\.json has changed since its run was saved: decoder\.max_labels \(\d then"
+    with pytest.raises(UserError, match=changed):
+        opened.open_checkpoint(config, run, "best", one_device)
+    again = tiny_config(**{"decoder.max_labels": config.decoder.max_labels})
+    with pytest.raises(UserError, match=changed):
+        loop.train(again, run, one_device)
