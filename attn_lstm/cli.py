@@ -3,6 +3,8 @@
 What takes long to import, JAX above all, is imported when the flags are right.
 """
 
+import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -16,7 +18,7 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from attn_lstm import process
+from attn_lstm import process, remote
 from attn_lstm.errors import DONE, INTERRUPTED, MISTAKE, UserError, printable
 from attn_lstm.plugins import load_plugins
 
@@ -58,6 +60,7 @@ def run(
       resumes: the same command goes on where SIGTERM or SIGINT has stopped it; `main` hears them.
     """
     flags.FLAGS.set_gnu_getopt(True)
+    copies = contextlib.ExitStack()
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -66,6 +69,8 @@ def run(
             if distributed:
                 _define_process_flags()
             argv = with_config_files(argv)
+            _refuse_urls(argv)
+            argv = _with_copy(argv, copies, owned=resumes)
             define_flags(argv)
             if not {*_HELP}.isdisjoint(argv):
                 print(_help(define_flags.__module__, text), flush=True)
@@ -90,7 +95,8 @@ def run(
             from attn_lstm.compilation import keep_compiled
 
             keep_compiled()  # of several processes the user decides: they may share the folder
-            code = main(argv[1:]) if positional else main()
+            with copies:
+                code = main(argv[1:]) if positional else main()
             process.end(code)
         except UserError as error:
             _fail(str(error))
@@ -98,7 +104,10 @@ def run(
             print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
 
-    app.run(guarded, [*argv], flags_parser=parse)
+    try:
+        app.run(guarded, [*argv], flags_parser=parse)
+    finally:
+        copies.close()
 
 
 def with_config_files(argv: Sequence[str]) -> list[str]:
@@ -181,6 +190,44 @@ def define_workdir_config(argv: Sequence[str]) -> None:
     config_flags.DEFINE_config_dict("config", config, "fields of the run's config to override")
 
 
+def _refuse_urls(argv: Sequence[str]) -> None:
+    """Raises `UserError` for a URL where a path on a disk is needed.
+
+    It would be taken for a folder of the name `gs:`.
+    """
+    for before, arg in itertools.pairwise(argv):
+        name, _, value = arg.partition("=") if arg.startswith("-") else (before, "", arg)
+        if name.lstrip("-") != "workdir" and remote.is_url(value):
+            raise UserError(f"{arg} {remote.NEEDS_DISK}")
+
+
+def _with_copy(argv: Sequence[str], copies: contextlib.ExitStack, *, owned: bool) -> list[str]:
+    """The raw arguments with a copy in the place of a work directory in an object store.
+
+    Args:
+      argv: the raw arguments.
+      copies: closed when the command has ended.
+      owned: whether the command must have the directory for itself.
+
+    Raises:
+      UserError: as `remote.working_copy`.
+    """
+    url = _last_value(argv, "workdir")
+    if url is None or not remote.is_url(url):
+        return [*argv]
+    if _is_one_of_several(argv):
+        raise UserError(
+            f"--workdir={url}: several processes need a --workdir on a disk that they share"
+        )
+    step = _last_value(argv, "step") or "best"
+    copy = copies.enter_context(remote.working_copy(url, owned=owned, step=step))
+    return [*argv, f"--workdir={copy}"]
+
+
+def _is_one_of_several(argv: Sequence[str]) -> bool:
+    return any(re.match("--?(distributed|coordinator_address)(=|$)", arg) for arg in argv)
+
+
 def _look_for_places(argv: Sequence[str]) -> None:
     """Looks for files and folders that flags name, before anything is imported that takes long.
 
@@ -189,7 +236,7 @@ def _look_for_places(argv: Sequence[str]) -> None:
     Raises:
       UserError: one is not there.
     """
-    if any(re.match("--?(distributed|coordinator_address)(=|$)", arg) for arg in argv):
+    if _is_one_of_several(argv):
         return
     names = ["backbone.weights"]
     digits = Path(_last_value(argv, "config") or "").name.startswith("digits")
@@ -337,6 +384,6 @@ def _connect(resumes: bool) -> bool:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
+    print(f"error: {printable(remote.shown(message))}", file=sys.stderr, flush=True)
     process.say_no_more()
     sys.exit(MISTAKE)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from attn_lstm import remote
 from attn_lstm.errors import UserError
 from attn_lstm.fields import FIELDS, flatten, unknown_field
 from attn_lstm.losses import LABEL_LOSSES
@@ -92,6 +93,11 @@ def find_mistakes(config: ml_collections.ConfigDict, devices: int | None = None)
         f"config.{name}={fields[name]!r} {wrong}"
         for name in checked
         if (wrong := _wrong(name, fields[name]))
+    ]
+    mistakes += [
+        f"config.{name}={fields[name]!r} {remote.NEEDS_DISK}"
+        for name in (*PLACES, "data.train_list")
+        if remote.is_url(str(fields[name]))
     ]
     mistakes += _contradictions(config)
     return mistakes + _contradictions_of_training(config, devices) if devices else mistakes

@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 from attn_lstm.errors import UserError
 
+LOCK = ".lock"  # the file in a work directory that says who has it
+
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens a file to read that this program may not have written.

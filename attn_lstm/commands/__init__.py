@@ -133,7 +133,10 @@ def called(name: str) -> str:
 
 def next_command(name: str, workdir: object, *arguments: str) -> str:
     """What usually comes next, as a line to copy."""
-    return f"next: {called(name)} {shlex.join([f'--workdir={workdir}', *arguments])}"
+    from attn_lstm import remote
+
+    place = remote.shown(f"--workdir={workdir}")
+    return f"next: {called(name)} {shlex.join([place, *arguments])}"
 
 
 def _overview() -> str:

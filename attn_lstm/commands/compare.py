@@ -18,7 +18,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from attn_lstm import cli, errors
+from attn_lstm import cli, errors, remote
 from attn_lstm.commands import next_command
 from attn_lstm.errors import UserError
 
@@ -74,7 +74,7 @@ def main() -> int:
     if not done:
         return errors.STOPPED
     if is_first_host():
-        print(f"written to {directory}: table.md, table.csv, table.json")
+        print(f"written to {remote.shown(directory)}: table.md, table.csv, table.json")
         method, config = next(iter(configs.items()))
         print(next_command("eval", directory / method / f"seed-{config.seed}", "--report"))
     return errors.DONE

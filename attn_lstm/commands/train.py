@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from attn_lstm import cli, errors
+from attn_lstm import cli, errors, remote
 from attn_lstm.commands import next_command
 
 
@@ -37,7 +37,7 @@ def main() -> int:
     if not train(config, Path(workdir), make_mesh()):
         return errors.STOPPED
     if is_first_host():
-        print(f"written to {workdir}: checkpoints, metrics.jsonl, tensorboard")
+        print(f"written to {remote.shown(workdir)}: checkpoints, metrics.jsonl, tensorboard")
         decided = config.search.top_k or config.search.threshold >= 0
         print(next_command("eval", workdir, *([] if decided else ["--tune"])))
     return errors.DONE

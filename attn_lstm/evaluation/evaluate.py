@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from attn_lstm import parallel, progress, storage
+from attn_lstm import parallel, progress, remote, storage
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Batch, Split
 from attn_lstm.errors import UserError
@@ -95,19 +95,19 @@ def evaluate(
             storage.write_json(path, result)
             storage.write_bytes(kept, summary.to_npz(predictions, data))
             print(describe(result), flush=True)
-            print(f"written to {path}, the predictions to {kept.name}", flush=True)
+            print(f"written to {remote.shown(path)}, the predictions to {kept.name}", flush=True)
             examples = pictures.Examples(opened.config, data, predictions, maps)
             if figures or figure_ids:
                 folder = directory / "figures" / f"{split}-{opened.step}"
                 with progress.doing("drawing figures"):
                     pictures.write_figures(folder, result, examples, figures, asked)
-                print(f"figures written to {folder}", flush=True)
+                print(f"figures written to {remote.shown(folder)}", flush=True)
             if report:
                 page = path.with_suffix(".html")
                 command = _command(opened, directory, split, tau, figures)
                 with progress.doing("drawing the report"):
                     pictures.write_report(page, result, examples, figures, command, report_images)
-                print(f"report written to {page}", flush=True)
+                print(f"report written to {remote.shown(page)}", flush=True)
     return result
 
 
@@ -243,7 +243,8 @@ def _command(opened: Opened, directory: Path, split: str, tau: Threshold, figure
     changed = {name: value for name, value in now.items() if kept.get(name) != value}
     if not opened.config.search.top_k and not tau.by_label:
         changed["search.threshold"] = tau.value
-    words = ["python", "eval.py", f"--workdir={directory}", f"--step={opened.step}",
+    place = remote.shown(directory)
+    words = ["python", "eval.py", f"--workdir={place}", f"--step={opened.step}",
              f"--split={split}", "--report", *([f"--figures={figures}"] if figures else []),
              *(f"--config.{name}={value}" for name, value in changed.items())]  # fmt: skip
     return shlex.join(words)

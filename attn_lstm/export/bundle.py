@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.flax import save
 
-from attn_lstm import parallel, storage
+from attn_lstm import parallel, remote, storage
 from attn_lstm.data.resizing import CROP_RATIO
 from attn_lstm.export.card import render_card
 from attn_lstm.export.program import (
@@ -77,7 +77,7 @@ def export_run(config: ml_collections.ConfigDict, directory: Path, step: str, ou
     storage.write_text(output / CARD, card)
     print(
         f"{config.method}, step {opened.step}, τ = {tau.value:.3f} ({origin}): {PROGRAM}, "
-        f"{DESCRIPTION}, {WEIGHTS} and {CARD} written to {output}",
+        f"{DESCRIPTION}, {WEIGHTS} and {CARD} written to {remote.shown(output)}",
         flush=True,
     )
 

@@ -17,6 +17,7 @@ from attn_lstm.config import CHANGEABLE
 from attn_lstm.errors import UserError
 from attn_lstm.fields import flatten, nested
 from attn_lstm.runs.upgrade import upgrade
+from attn_lstm.storage import LOCK as LOCK
 from attn_lstm.storage import damaged, is_number, read_json, write_json, writing
 
 CONFIG, LABELS, STATISTICS, SECONDS = (
@@ -25,7 +26,6 @@ CONFIG, LABELS, STATISTICS, SECONDS = (
     "statistics.json",
     "seconds.json",
 )
-LOCK = ".lock"
 _VERSION = "version"  # of this program, which wrote a config; beside the fields
 
 

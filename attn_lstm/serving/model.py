@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from attn_lstm import parallel
+from attn_lstm import parallel, remote
 from attn_lstm.compilation import keep_compiled
 from attn_lstm.config import validate
 from attn_lstm.data.images import ImageLike, as_picture
@@ -80,8 +80,8 @@ def load_model(workdir: str | os.PathLike[str], step: int | str = "best") -> Mod
       UserError: no such run or checkpoint.
     """
     keep_compiled()
-    directory = Path(workdir)
-    return open_model(load_config(directory), directory, str(step))
+    with remote.reading(workdir, step=str(step)) as directory:
+        return open_model(load_config(directory), directory, str(step))
 
 
 def open_model(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from attn_lstm import parallel, process, progress, storage, weights
+from attn_lstm import parallel, process, progress, remote, storage, weights
 from attn_lstm.config import PLACES, resolve, used, validate
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Split
@@ -330,7 +330,8 @@ class Run:
         path = self.directory / f"nonfinite-{step}.json"
         if parallel.is_first_host():
             storage.write_json(path, report)
-        what = f"not finite in update {step}: {', '.join(report['not_finite'])} (see {path})"
+        names = ", ".join(report["not_finite"])
+        what = f"not finite in update {step}: {names} (see {remote.shown(path)})"
         if count <= permitted:
             self.console.say(f"{what}; left out, {count} so far")
             return
