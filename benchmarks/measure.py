@@ -1,5 +1,6 @@
 """What the benchmarks share: clocks that take turns, this machine's limits, and tables."""
 
+import json
 import os
 import platform
 import statistics
@@ -9,9 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
+from absl import flags
 
 from attn_lstm import cli, process
 from attn_lstm.text import markdown_table
+
+_TABLES = flags.DEFINE_string("tables", None, "file that gets each table too, a line of JSON")
 
 
 def run(
@@ -23,7 +27,7 @@ def run(
       main: does the work; returns an exit code.
       define_flags: as in `cli.run`; needless where the import of the script defines all flags.
     """
-    process.settle()
+    process.settle(result_on_stdout=True)
     cli.run(main, define_flags, sys.argv, sys.modules["__main__"].__doc__ or "")
 
 
@@ -90,7 +94,11 @@ def cost(compiled: jax.stages.Compiled) -> tuple[float, float]:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a Markdown table: the first column to the left, numbers behind it to the right."""
-    print(f"\n{title}\n{markdown_table(columns, [[*map(str, row)] for row in rows])}")
+    shown = [[*map(str, row)] for row in rows]
+    print(f"\n{title}\n\n{markdown_table(columns, shown)}")
+    if _TABLES.value is not None:
+        with open(_TABLES.value, "a") as file:
+            print(json.dumps({"title": title, "columns": columns, "rows": shown}), file=file)
 
 
 def print_seconds(title: str, seconds: Mapping[str, Sequence[float]], digits: int) -> None:

@@ -4,15 +4,19 @@ r"""What `python -m attn_lstm.plan` says of this machine, beside what it takes.
         [--batch=N] [--rounds=N] [--dtype=float32]
 
 The least time of each step, by its FLOPs and bytes as the plan counts them and by limits measured
-now, and the time of the step itself.
+now, and the time of the step itself; on an accelerator also by the limits that its maker names, as
+the plan of a machine that is not there has them.
 """
 
 import dataclasses
 import math
+import os
 import statistics
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 
@@ -43,15 +47,32 @@ def _evaluation(config: ml_collections.ConfigDict, batch: Batch) -> Callable[[],
     return lambda: step(variables, *inputs, threshold)
 
 
-def _this_machine(dtype: str) -> Target:
+# What --on calls a device, by a part of what JAX calls it; the longer ones first.
+_KINDS = {
+    "TPU v5 lite": "v5e:1x1", "TPU v5": "v5p:1x1x1", "TPU v6 lite": "v6e:1x1",
+    "A100": "a100:1", "H100": "h100:1", "H200": "h200:1",
+}  # fmt: skip
+
+
+def _targets(dtype: str) -> dict[str, Target]:
+    """This machine's devices by what was measured now, and by what their maker says."""
+    kind = jax.devices()[0].device_kind
+    known = next((name for part, name in _KINDS.items() if part in kind), "cpu")
     peak, bandwidth = measure_limits(dtype)
-    target = parse_target("cpu")
+    target = dataclasses.replace(parse_target(known), count=jax.device_count())
     device = dataclasses.replace(target.device, peak={dtype: peak}, bandwidth=bandwidth)
-    return dataclasses.replace(target, device=device)
+    targets = {"measured limits": dataclasses.replace(target, device=device)}
+    return targets if target.device.peak is None else {**targets, "its maker's": target}
+
+
+def _in_use() -> str:
+    """The most that this process ever held of the first device, where it counts."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return f"{stats['peak_bytes_in_use'] / 1e9:.2f}" if "peak_bytes_in_use" in stats else "unknown"
 
 
 def main() -> int:
-    """Prints the table; returns the exit code."""
+    """Prints the tables; returns the exit code."""
     size, dtype = workload.chosen_size(), workload.DTYPE.value
     print(f"{measure.machine()}\nResNet-{size.depth}, {size.image_size} pixels, {dtype}")
     learning = workload.configure(size, dtype=dtype)
@@ -60,45 +81,56 @@ def main() -> int:
     regions = math.ceil(size.image_size / 32) ** 2
     width = 2048 if size.depth >= 50 else 512
     features = workload.with_labels(workload.random_features(size.batch, regions, width))
-    facts = {
-        "training, the backbone learns": _plan("train", learning, size.batch),
-        "training on kept features": _plan("train", resting, size.batch),
-        "evaluation of images": _plan("evaluate", learning, size.batch),
-    }
-    functions = dict(
-        zip(
-            facts,
-            (
-                workload.Training(learning, images),
-                workload.Training(resting, features),
-                _evaluation(learning, images),
-            ),
-            strict=True,
-        )
-    )
-    target = _this_machine(dtype)
+    stages: dict[str, tuple[str, Any, Callable[[], Callable[[], Any]]]] = {
+        "training, the backbone learns": (
+            "train", learning, lambda: workload.Training(learning, images)
+        ),
+        "training on kept features": (
+            "train", resting, lambda: workload.Training(resting, features)
+        ),
+        "evaluation of images": ("evaluate", learning, lambda: _evaluation(learning, images)),
+    }  # fmt: skip
+
+    functions, peaks = {}, []
+    with ThreadPoolExecutor(min(len(stages), os.cpu_count() or 1)) as pool:
+        planned = {
+            name: pool.submit(_plan, step, config, size.batch)
+            for name, (step, config, _) in stages.items()
+        }
+        for name, (*_, create) in stages.items():
+            functions[name] = create()
+            jax.block_until_ready(functions[name]())
+            peaks.append(_in_use())
+        facts = {name: plan.result() for name, plan in planned.items()}
+    # The first holds the most: what the others took is hidden by it.
+    first = next(iter(facts))
+    held = f"{first}: {facts[first].memory / 1e9:.2f} GB by the plan"
+    print(f"{held}, {peaks[0]} GB in use at most, what compiling tries out included")
+
+    targets = _targets(dtype)
     seconds = measure.alternate(functions, workload.ROUNDS.value)
-    rows = []
-    for name, known in facts.items():
-        least, taken = find_bounds(known, target, dtype), statistics.median(seconds[name])
-        rows.append(
-            (
-                name,
-                f"{known.flops / 1e9:.1f}",
-                f"{known.bytes / 1e9:.2f}",
-                f"{1e3 * least.seconds:.1f}",
-                least.limit,
-                f"{1e3 * taken:.1f}",
-                f"{taken / least.seconds:.2f}",
+    for whose, target in targets.items():
+        rows = []
+        for name, known in facts.items():
+            least, taken = find_bounds(known, target, dtype), statistics.median(seconds[name])
+            rows.append(
+                (
+                    name,
+                    f"{known.flops / 1e9:.1f}",
+                    f"{known.bytes / 1e9:.2f}",
+                    f"{1e3 * least.seconds:.1f}",
+                    least.limit,
+                    f"{1e3 * taken:.1f}",
+                    f"{taken / least.seconds:.2f}",
+                )
             )
+        device = target.device
+        measure.print_table(
+            f"{size.batch} images; {whose}: {device.peak[dtype] / 1e9:.0f} GFLOP/s, "
+            f"{device.bandwidth / 1e9:.1f} GB/s",
+            ("", "GFLOP", "GB", "ms, at least", "limited by", "ms (median)", "measured / least"),
+            rows,
         )
-    device = target.device
-    measure.print_table(
-        f"{size.batch} images; limits {device.peak[dtype] / 1e9:.0f} GFLOP/s, "
-        f"{device.bandwidth / 1e9:.1f} GB/s",
-        ("", "GFLOP", "GB", "ms, at least", "limited by", "ms (median)", "measured / least"),
-        rows,
-    )
     return errors.DONE
 
 

@@ -20,7 +20,8 @@ from benchmarks.workload import Size
 from tests.torch_resnet import TorchResNet
 
 torch.set_num_threads(os.cpu_count() or 1)
-torch.set_float32_matmul_precision("high")  # on GPUs TF32, as JAX by default
+torch.backends.cudnn.allow_tf32 = False  # float32 has all its digits, as ours
+torch.backends.cudnn.benchmark = True  # the fastest convolutions of a GPU, as XLA looks for them
 
 KINDS = flags.DEFINE_list("torch", ["eager", "compiled"], "how PyTorch runs: eager, compiled")
 DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "compute types to compare in")
@@ -85,6 +86,12 @@ def run_as(peer: Peer, kind: str, dtype: str) -> Callable[[torch.Tensor], tuple[
             return forward(images)
 
     return run
+
+
+def wait() -> None:
+    """Until the device has done all that it was asked for."""
+    if _device() == "cuda":
+        torch.cuda.synchronize()
 
 
 def to_device(array: jax.Array) -> torch.Tensor:
