@@ -54,6 +54,7 @@ def beam_search(
     max_labels: int,
     threshold: ArrayLike = 0.0,
     stop: str = "path",
+    wanted: int | None = None,
 ) -> Beams:
     """Finds the label sequences with the largest product of probabilities.
 
@@ -71,25 +72,29 @@ def beam_search(
       max_labels: T.
       threshold: τ in [0, 1]; may be traced.
       stop: what τ is compared with: the product of the 'path', or the probability of the 'step'.
+      wanted: how many of the W best paths matter; all of them by default. The search ends when they
+        are known, and what stands behind them may not have been searched for to its end.
 
     Returns:
       `Beams`, the W best ended paths.
 
     Raises:
-      ValueError: `stop` is none of `STOPS`, or a size is below 1.
+      ValueError: `stop` is none of `STOPS`, a size is below 1, or more is wanted than W.
     """
+    wanted = beam_size if wanted is None else wanted
     if stop not in STOPS:
         raise ValueError(f"unknown stop {stop!r}; choose one of: {', '.join(STOPS)}")
-    if min(num_labels, beam_size, max_labels) < 1:
-        raise ValueError(f"sizes must be positive: {num_labels=} {beam_size=} {max_labels=}")
+    if min(num_labels, beam_size, max_labels, wanted) < 1 or wanted > beam_size:
+        raise ValueError(
+            "sizes must be positive, and no more wanted than the beam holds: "
+            f"{num_labels=} {beam_size=} {max_labels=} {wanted=}"
+        )
     log_threshold = jnp.log(jnp.asarray(threshold, jnp.float32))
     loop = _start(step, state, num_labels, beam_size, max_labels)
     rows = jnp.arange(loop.last.shape[0])[:, None]
 
     def may_improve(loop: _Loop) -> jax.Array:
-        # Scores only fall, so a live path no better than the worst ended one never counts.
-        hopeful = loop.live.scores > loop.ended.scores.min(axis=-1, keepdims=True)
-        return (loop.step < max_labels) & hopeful.any()
+        return (loop.step < max_labels) & _hopeful(loop.live, loop.ended, wanted).any()
 
     def extend(loop: _Loop) -> _Loop:
         state, out = step(loop.state, loop.last)
@@ -112,6 +117,7 @@ def beam_searches(
     beam_size: int,
     max_labels: int,
     stop: str = "path",
+    wanted: int,
 ) -> Beams:
     """`beam_search` for each of many τ, without traces: leaves [G,B,W,...].
 
@@ -121,7 +127,7 @@ def beam_searches(
 
     Args:
       thresholds: float32[G].
-      step, state, num_labels, beam_size, max_labels, stop: as in `beam_search`.
+      step, state, num_labels, beam_size, max_labels, stop, wanted: as in `beam_search`.
     """
     log_thresholds = jnp.log(jnp.asarray(thresholds, jnp.float32))
     loop = _start(step, state, num_labels, beam_size, max_labels)
@@ -133,13 +139,9 @@ def beam_searches(
         (loop.live._replace(trace=None), loop.ended._replace(trace=None)),
     )
 
-    def hopeful(live: Beams, ended: Beams) -> jax.Array:
-        """bool[G]; see `may_improve` in `beam_search`."""
-        return (live.scores > ended.scores.min(axis=-1, keepdims=True)).any(axis=(-2, -1))
-
     def may_improve(carry: tuple[Any, ...]) -> jax.Array:
         number, _, _, _, (live, ended) = carry
-        return (number < max_labels) & hopeful(live, ended).any()
+        return (number < max_labels) & _hopeful(live, ended, wanted).any()
 
     def decode(paths: int, state: PyTree, keys: jax.Array) -> PyTree:
         """The first rows of the decoder, by the place of their parent and their label."""
@@ -176,10 +178,10 @@ def beam_searches(
                 nowhere = jnp.full_like(live.scores, -jnp.inf)
                 return live._replace(scores=nowhere), ended, jnp.full_like(place, -1)
 
-            return jax.lax.cond(hopeful(live, ended), go_on, rest, live, ended)
+            return jax.lax.cond(_hopeful(live, ended, wanted).any(), go_on, rest, live, ended)
 
-        live, ended, wanted = jax.lax.map(one, (places, live, ended, log_thresholds))
-        keys, places = _packed(wanted)
+        live, ended, followed = jax.lax.map(one, (places, live, ended, log_thresholds))
+        keys, places = _packed(followed)
         return number + 1, state, keys, places, (live, ended)
 
     first = jnp.full((batch, most), -1, jnp.int32)
@@ -277,6 +279,15 @@ def _start(
     live = ended._replace(scores=nowhere.at[:, 0].set(0.0))
     sets = jnp.zeros((batch, beam_size, num_labels), bool)
     return _Loop(jnp.int32(0), state, last, sets, live, ended)
+
+
+def _hopeful(live: Beams, ended: Beams, wanted: int) -> jax.Array:
+    """Which live paths may still become one of the best: bool[...,W].
+
+    Scores only fall, and of equals the one that ended first stays: a path that is no better than
+    the last of so many ended ones never counts.
+    """
+    return live.scores > ended.scores[..., wanted - 1 : wanted]
 
 
 def _best_of(first: Beams, second: Beams) -> Beams:

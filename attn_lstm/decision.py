@@ -107,6 +107,7 @@ def predict(
         max_labels=decision.max_labels,
         threshold=threshold,
         stop=decision.stop,
+        wanted=1,
     )
     attention = None if beams.trace is None else beams.trace[:, 0]
     return _of_best_path(network, beams, seen.scores, attention)
@@ -136,6 +137,7 @@ def predict_each(
         beam_size=decision.beam_size,
         max_labels=decision.max_labels,
         stop=decision.stop,
+        wanted=1,
     )
     return jax.vmap(lambda each: _of_best_path(network, each, seen.scores, None))(beams)
 

@@ -51,8 +51,8 @@ class RandomDecoder:
     def step(self, state, label):
         return _compiled_step(self.end_token)(self.params, state, label)
 
-    def search(self, width, max_labels, threshold=0.0, stop="path"):
-        search = _compiled_search(self.end_token, self.num_labels, width, max_labels, stop)
+    def search(self, width, max_labels, threshold=0.0, stop="path", wanted=None):
+        search = _compiled_search(self.end_token, self.num_labels, width, max_labels, stop, wanted)
         return jax.device_get(search(self.params, self.state, threshold))
 
 
@@ -62,7 +62,7 @@ def _compiled_step(end_token):
 
 
 @functools.cache
-def _compiled_search(end_token, num_labels, width, max_labels, stop):
+def _compiled_search(end_token, num_labels, width, max_labels, stop, wanted):
     def search(params, state, threshold):
         return beam_search(
             functools.partial(history_step, end_token, params),
@@ -72,6 +72,7 @@ def _compiled_search(end_token, num_labels, width, max_labels, stop):
             max_labels=max_labels,
             threshold=threshold,
             stop=stop,
+            wanted=wanted,
         )
 
     return jax.jit(search)
@@ -162,6 +163,47 @@ def test_paths_never_repeat_a_label_and_come_in_order_of_score(seed, width, end_
             assert not np.any(np.asarray(log_prob)[len(labels) :])
 
 
+@given(
+    st.integers(0, 999),
+    st.floats(0.0, 0.9),
+    st.sampled_from(["path", "step"]),
+    st.booleans(),
+    st.sampled_from([1, 2]),
+)
+def test_what_is_wanted_is_the_same_to_the_bit(seed, threshold, stop, end_token, wanted):
+    decoder = RandomDecoder(seed, 6, 3, end_token)
+    every = decoder.search(3, 5, threshold, stop)
+    first = decoder.search(3, 5, threshold, stop, wanted)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a[:, :wanted], b[:, :wanted]), first, every
+    )
+
+
+def test_the_search_ends_as_soon_as_what_is_wanted_is_known():
+    """An end that is all but certain: the best path is known behind one step, the third is not."""
+
+    def steps(wanted):
+        def step(emitted, label):
+            emitted = emitted | jax.nn.one_hot(label, 4, dtype=bool)
+            log_probs = jnp.where(emitted, -jnp.inf, jnp.log(0.05))
+            return emitted, StepScores(log_probs, jnp.log(jnp.full(emitted.shape[:2], 0.8)), ())
+
+        count = 0
+
+        def counted(state, label):
+            nonlocal count
+            count += 1
+            return step(state, label)
+
+        with jax.disable_jit():
+            beam_search(counted, jnp.zeros((1, 4), bool), num_labels=4, beam_size=3, max_labels=4,
+                        wanted=wanted)  # fmt: skip
+        return count - 1  # one of them for the shapes alone
+
+    assert steps(1) == 1
+    assert steps(3) > 1
+
+
 def independent_labels(probabilities):
     """A step that says the same at every time: every permutation of a set has the same score."""
     log_probs = jnp.log(jnp.asarray(probabilities, jnp.float32))
@@ -240,7 +282,9 @@ def test_the_trace_of_each_label_is_its_own_of_its_own_step():
             last = jnp.array([label])
 
 
-@pytest.mark.parametrize("bad", [{"stop": "never"}, {"beam_size": 0}, {"max_labels": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"stop": "never"}, {"beam_size": 0}, {"max_labels": 0}, {"wanted": 2}]
+)
 def test_bad_settings_are_refused(bad):
     step, state = independent_labels([0.5])
     settings = {"num_labels": 1, "beam_size": 1, "max_labels": 1, **bad}
@@ -259,6 +303,7 @@ def _compiled_searches(end_token, num_labels, width, max_labels, stop):
             beam_size=width,
             max_labels=max_labels,
             stop=stop,
+            wanted=1,
         )
 
     return jax.jit(search)
