@@ -30,6 +30,8 @@ class Decision:
       top_k: labels of every image for a row without one, whatever τ; 0: as many as τ lets through.
       beam_size: paths kept; stop: what τ is compared with, one of `beam_search.STOPS`.
       max_labels: T.
+      ends_early: the greedy pass ends when no score can change any more. For decoders with an end
+        token whose greedy pass serves the scores alone.
     """
 
     scores: str
@@ -39,6 +41,7 @@ class Decision:
     beam_size: int
     stop: str
     max_labels: int
+    ends_early: bool
 
 
 class Prediction(struct.PyTreeNode):
@@ -56,7 +59,8 @@ class Seen(struct.PyTreeNode):
     """What the network says of B images before τ is asked for."""
 
     scores: jax.Array  # float32[B,C], of each label, 0 to 1
-    maps: jax.Array | None  # float32[B,C,K], where the network looked for each label, if anywhere
+    # float32[B,C,K], where the network looked for each label, if anywhere; None where paths decide
+    maps: jax.Array | None
     start: tuple[Any, Any] | None = None  # the decoder's memory and its first state
 
 
@@ -67,17 +71,21 @@ def observe(
     if network.decoder is None:
         return Seen(*network.apply(variables, features, method="look"))
     preliminary = network.apply(variables, features, method="preliminary")
-    greedy = network.apply(
-        variables,
-        features,
-        preliminary,
-        emit_most_confident,
-        decision.max_labels,
-        method="unroll",
-    )
     start = network.apply(variables, features, preliminary, method="start")
+    if decision.ends_early:
+        greedy = _until_certain(decision.max_labels, network, variables, start)
+    else:
+        greedy = network.apply(
+            variables,
+            features,
+            preliminary,
+            emit_most_confident,
+            decision.max_labels,
+            method="unroll",
+        )
     scores = _label_scores(decision, network, preliminary, greedy)
-    return Seen(scores, _maps(decision.scores, network, greedy), start)
+    maps = _maps(decision.scores, network, greedy) if decision.decide == "scores" else None
+    return Seen(scores, maps, start)
 
 
 def predict(
@@ -170,6 +178,45 @@ def _of_best_path(
         probabilities=jnp.where(sequence >= 0, jnp.exp(beams.log_probs[:, 0]), 0.0),
         attention=attention,
     )
+
+
+def _until_certain(
+    steps: int, network: Network, variables: dict[str, Any], start: tuple[Any, Any]
+) -> Unrolled:
+    """The greedy pass of a decoder with an end token, as far as `_step_probabilities` can tell it.
+
+    No step gives a label more than the probability of getting there, which only falls. Where it is
+    below what every label has had of an earlier step, the largest ones are known to the last bit;
+    what stands for the steps that are left out, zeros, gives no larger one. There is no attention.
+    """
+    memory, state = start
+
+    def step(state: Any) -> tuple[Any, Unrolled]:
+        before = state.emitted
+        state, logits, _ = network.apply(variables, memory, state, method="step")
+        label = emit_most_confident(logits, before)
+        return state.emit(label), Unrolled(logits, before, label, None)
+
+    def uncertain(carry: tuple[Any, ...]) -> jax.Array:
+        number, _, _, reached, largest = carry
+        # `_step_probabilities` rounds its products in another order: by far less than a half, or
+        # where they leave the range of floats than its smallest number.
+        margin = 2 * reached + 4 * jnp.finfo(jnp.float32).tiny
+        return (number < steps) & (margin >= largest.min(axis=-1)).any()
+
+    def go_on(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        number, state, kept, reached, largest = carry
+        state, found = step(state)
+        kept = jax.tree.map(lambda all_steps, x: all_steps.at[:, number].set(x), kept, found)
+        log_probs, end = label_log_probs(found.logits, found.emitted, end_token=True)
+        largest = jnp.maximum(largest, reached[:, None] * jnp.exp(log_probs))
+        return number + 1, state, kept, reached * (1.0 - jnp.exp(end)), largest
+
+    _, one = jax.eval_shape(step, state)
+    kept = jax.tree.map(lambda x: jnp.zeros((x.shape[0], steps, *x.shape[1:]), x.dtype), one)
+    batch = state.emitted.shape[0]
+    nothing = jnp.int32(0), state, kept, jnp.ones(batch), jnp.zeros((batch, network.num_labels))
+    return jax.lax.while_loop(uncertain, go_on, nothing)[2]
 
 
 def _label_scores(

@@ -116,6 +116,8 @@ def _create_row(
             beam_size=search.beam_size,
             stop=search.stop,
             max_labels=config.decoder.max_labels,
+            # Losses of other orders are those of the greedy pass: all of its steps are made anyway.
+            ends_early=head.sequential and config.order != "confidence" and search.decide == "path",
         ),
         encoded=config.backbone.frozen and config.cache.views > 0,
         fit=head.fit,

@@ -1,5 +1,7 @@
 """What the search gives a user, beside the steps it was found by."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from attn_lstm import metrics
 from attn_lstm.config import resolve
-from attn_lstm.decision import observe, predict
+from attn_lstm.decision import _until_certain, observe, predict
 from attn_lstm.label_pool import emit_most_confident
 from attn_lstm.rows import create_row
 
@@ -87,10 +89,10 @@ def test_a_row_that_looks_nowhere_has_no_attention(tiny_config):
     assert "map_labels" not in variables["params"]
 
 
-def on_features(tiny_config, method, **overrides):
-    """A network of 3 labels without its backbone, and features of 4 images with 4 regions."""
+def on_features(tiny_config, method, num_labels=3, **overrides):
+    """A network without its backbone, and features of 4 images with 4 regions."""
     config = resolve(tiny_config(method, **overrides))
-    row = create_row(config, num_labels=3)
+    row = create_row(config, num_labels=num_labels)
     network = row.network
     features = jax.random.normal(jax.random.key(0), (4, 4, 5))
     init = jax.jit(
@@ -145,6 +147,37 @@ def test_scores_with_an_end_token_are_probabilities_of_being_reached(tiny_config
             best = np.maximum(best, reached * p[:3])
             reached *= 1 - p[3]
         np.testing.assert_allclose(scores[image], best, rtol=1e-4)
+
+
+def test_scores_are_known_to_the_bit_before_all_steps_are_made(tiny_config):
+    """Where scores decide, the maps need every step; where a path does, the scores must not."""
+    steps = 12
+    row, network, variables, features = on_features(
+        tiny_config, "frequent_first", num_labels=steps, **{"decoder.max_labels": steps}
+    )
+    assert row.decision.ends_early
+    every = dataclasses.replace(row.decision, decide="scores", ends_early=False)
+
+    @jax.jit
+    def found(key, end):
+        """The scores of both passes with random parameters, and the steps of the shorter one."""
+        leaves, structure = jax.tree.flatten(variables)
+        keys = jax.random.split(key, len(leaves))
+        leaves = [x + jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+        random = structure.unflatten(leaves)
+        random["params"]["decoder"]["head"]["bias"] += jnp.zeros(steps + 1).at[-1].set(end)
+        scores = [observe(d, network, random, features).scores for d in (row.decision, every)]
+        preliminary = network.apply(random, features, method="preliminary")
+        start = network.apply(random, features, preliminary, method="start")
+        unrolled = _until_certain(steps, network, random, start)
+        return *scores, (unrolled.logits != 0).any(axis=(0, 2)).sum()
+
+    made = set()
+    for seed in range(12):
+        early, late, count = found(jax.random.key(seed), 2.0 * (seed % 6))
+        np.testing.assert_array_equal(early, late)
+        made.add(int(count))
+    assert min(made) < steps / 2 < max(made)
 
 
 def test_the_mean_score_is_that_of_the_last_step_and_the_map(tiny_config):
