@@ -48,6 +48,7 @@ def test_training_then_evaluation_gives_the_figures_of_the_table(trained):
     assert list(result["per_class"]) == ["red", "green", "blue"]
     assert result["threshold_origin"].startswith("tuned")
     assert result["pointing"]["labels"] >= 0
+    assert result["deletion"]["images"] <= 10
 
 
 def test_evaluation_equals_the_validation_of_the_loop(trained):

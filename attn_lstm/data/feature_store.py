@@ -273,13 +273,14 @@ def feature_eval_batches(
     on_bad_image: OnBadImage,
     process_index: int,
     process_count: int,
+    rows: np.ndarray | None = None,
 ) -> Batches:
     """`pipeline.eval_batches` with features for images: each row once, in order, then padding.
 
-    The arguments are those of `feature_train_batches`.
+    The other arguments are those of `feature_train_batches`.
     """
     part = host_rows(batch_size, process_index, process_count)
-    order = evaluation_parts(len(split), batch_size, part).map(
+    order = evaluation_parts(len(split), batch_size, part, rows).map(
         lambda row: (row, tf.zeros_like(row))
     )
     return _batches(split, [store], order, on_bad_image)

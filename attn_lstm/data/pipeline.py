@@ -149,14 +149,21 @@ def training_parts(
     return tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(order)
 
 
-def evaluation_parts(n: int, batch_size: int, part: slice) -> tf.data.Dataset:
-    """int64[b]: `part` of the rows of every global evaluation batch; -1 for padding."""
+def evaluation_parts(
+    n: int, batch_size: int, part: slice, rows: np.ndarray | None = None
+) -> tf.data.Dataset:
+    """int64[b]: `part` of the rows of every global evaluation batch; -1 for padding.
+
+    They are the n rows of a split, or of them `rows` int64[M] alone, in that order.
+    """
+    count = n if rows is None else len(rows)
 
     def order(step: tf.Tensor) -> tf.Tensor:
-        row = step * batch_size + tf.range(part.start, part.stop, dtype=tf.int64)
-        return tf.where(row < n, row, -1)
+        place = step * batch_size + tf.range(part.start, part.stop, dtype=tf.int64)
+        row = place if rows is None else tf.gather(rows, tf.minimum(place, count - 1))
+        return tf.where(place < count, row, -1)
 
-    return tf.data.Dataset.range(eval_steps(n, batch_size)).map(order)
+    return tf.data.Dataset.range(eval_steps(count, batch_size)).map(order)
 
 
 # ---------------------------------------------------------------------------- the tf.data graph
@@ -443,18 +450,19 @@ def eval_batches(
     process_index: int,
     process_count: int,
     max_pixels: int = image_file.MAX_PIXELS,
+    rows: np.ndarray | None = None,
 ) -> Batches:
     """This host's part of `eval_steps(len(split), batch_size)` batches: each row once, in order.
 
-    The last global batch is filled up with zero images, mask False and image_id -1. The
-    arguments are those of `train_batches`.
+    The last global batch is filled up with zero images, mask False and image_id -1. With `rows`
+    int64[M] of the split they are these alone. The other arguments are those of `train_batches`.
     """
     _check(split, image_size, resize)
     part = host_rows(batch_size, process_index, process_count)
-    parts = evaluation_parts(len(split), batch_size, part)
-    rows = parts.map(lambda row: (row, tf.zeros_like(row))).unbatch()  # of no matter which epoch
+    parts = evaluation_parts(len(split), batch_size, part, rows)
+    ordered = parts.map(lambda row: (row, tf.zeros_like(row))).unbatch()  # in no matter which epoch
     view = _View(image_size, resize, Augment(), 0, max_pixels)
-    return _batches(rows, split, part.stop - part.start, on_bad_image, view)
+    return _batches(ordered, split, part.stop - part.start, on_bad_image, view)
 
 
 def view_batches(

@@ -24,6 +24,7 @@ from attn_lstm.measures.thresholds import Threshold
 from attn_lstm.ordering import frequency_rank
 from attn_lstm.reports.terminal import describe
 from attn_lstm.runs import pictures, split_pass, tuned, workdir
+from attn_lstm.runs.deletion import deletion
 from attn_lstm.runs.inputs import Inputs
 from attn_lstm.runs.opened import Opened, find_threshold, open_checkpoint
 from attn_lstm.runs.split_pass import EvalStep
@@ -71,9 +72,15 @@ def evaluate(
         tau, origin = find_threshold(opened, directory)
         fitted = tuned.load_calibration(directory, opened.step, config.search)
     cut = tau.of(data.label_names)
-    predictions, maps = _predict_with_maps(opened, data, cut, directory, mesh)
+    inputs = _inputs(opened, data, directory)
+    predictions, maps = split_pass.predict_with_maps(*_pass(opened, inputs, mesh), cut, mesh)
     with progress.doing("counting"):
         counts = summary.report(predictions, data, opened.table.counts, fitted, maps)
+    if maps is not None:
+        with progress.doing("taking regions away"):
+            counts["deletion"] = deletion(
+                opened.row, opened.variables, inputs, predictions, maps, mesh
+            )
     result = {
         "method": config.method,
         "dataset": opened.table.dataset,
@@ -206,21 +213,12 @@ def _predict(
     mesh: Mesh,
 ) -> list[Predictions]:
     """The predictions for each τ, or each row of τ by label."""
-    return split_pass.predict_split(*_pass(opened, data, directory, mesh), taus, mesh)
+    inputs = _inputs(opened, data, directory)
+    return split_pass.predict_split(*_pass(opened, inputs, mesh), taus, mesh)
 
 
-def _predict_with_maps(
-    opened: Opened, data: Split, tau: float | np.ndarray, directory: Path, mesh: Mesh
-) -> tuple[Predictions, np.ndarray | None]:
-    """The predictions for a τ and their attention maps, float16[N,T,K]."""
-    return split_pass.predict_with_maps(*_pass(opened, data, directory, mesh), tau, mesh)
-
-
-def _pass(
-    opened: Opened, data: Split, directory: Path, mesh: Mesh
-) -> tuple[EvalStep, dict[str, Any], Iterator[Batch], jax.Array]:
-    """What every pass over a split needs: step, variables, batches, rank of the labels."""
-    inputs = Inputs(
+def _inputs(opened: Opened, data: Split, directory: Path) -> Inputs:
+    return Inputs(
         opened.config,
         opened.row,
         data,
@@ -229,6 +227,12 @@ def _pass(
         views=1,
         say=functools.partial(print, flush=True) if parallel.is_first_host() else lambda _: None,
     )
+
+
+def _pass(
+    opened: Opened, inputs: Inputs, mesh: Mesh
+) -> tuple[EvalStep, dict[str, Any], Iterator[Batch], jax.Array]:
+    """What every pass over a split needs: step, variables, batches, rank of the labels."""
     return (
         split_pass.map_eval_step(opened.row, mesh),
         opened.variables,

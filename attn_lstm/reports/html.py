@@ -164,6 +164,7 @@ def _sections(
             *_diagnosed(diagnosis), *_order(diagnosis, predictions, names),
             *_co_occurrence(predictions, names)
         ]),
+        ("looking", "Where it looks", _looking(result)),
     ]  # fmt: skip
     return [(id, heading, shown) for id, heading, shown in sections if shown]
 
@@ -295,6 +296,47 @@ def _order(
             f"A mark a label, larger where it is predicted more often. {correlation}Earliest: "
             f"{listed(order[:4])}. Latest: {listed(order[::-1][:4])}.",
         )
+    ]
+
+
+def _looking(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The measures of looking, each with what it stands beside; none for rows that do not attend.
+
+    `docs/figures.md` says what they are.
+    """
+    looking, pointing, deletion = (result.get(x, {}) for x in ("looking", "pointing", "deletion"))
+
+    def beside(figures: Mapping[str, float], names: Mapping[str, str], digits: int = 1) -> str:
+        return ", ".join(
+            f"{text} {figures[name]:.{digits}f}" for name, text in names.items() if name in figures
+        )
+
+    rows = []
+    if "same_peak" in looking:
+        variation = beside(looking, {"total_variation": "total variation of the maps"}, digits=2)
+        peak = "Pairs of labels whose maps share their peak, %"
+        rows.append((peak, cell(looking["same_peak"]), variation))
+    if "attention" in pointing:
+        names = {"cam": "M_map's own map", "centre": "the middle", "uniform": "an even map"}
+        in_box = "Peaks in the label's box, %"
+        rows.append((in_box, cell(pointing["attention"]), beside(pointing, names)))
+    if "own" in deletion:
+        names = {"random": "random regions", "others": "the image's other labels"}
+        fall = "Fall of a label without the regions it looked at, points"
+        rows.append((fall, cell(deletion["own"]), beside(deletion, names)))
+    if not rows:
+        return []
+    return [
+        {
+            "title": "Measures of looking",
+            "source": None,
+            "head": ("Measure", "Attention", "Beside it"),
+            "rows": rows,
+            "caption": "A map says something of its label where labels have maps of their own, "
+            "where it points better than the middle of the image and M_map's own map, and where "
+            "the label falls further than without random regions and than the image's other labels "
+            "do.",
+        }
     ]
 
 

@@ -36,12 +36,14 @@ def describe(result: Mapping[str, Any]) -> str:
             f"calibration error of the scores {calibrated['error']:.1f} points, "
             f"{calibrated['calibrated_error']:.1f} when calibrated on the validation split"
         )
-    lines += _describe_looking(result.get("looking", {}), result.get("pointing", {}))
+    lines += _describe_looking(*(result.get(x, {}) for x in ("looking", "pointing", "deletion")))
     return "\n".join([*lines, *_describe_diagnostics(result["diagnostics"])])
 
 
-def _describe_looking(looking: Mapping[str, Any], pointing: Mapping[str, Any]) -> list[str]:
-    """Lines on how much the attention changes from label to label, and on where it points."""
+def _describe_looking(
+    looking: Mapping[str, Any], pointing: Mapping[str, Any], deletion: Mapping[str, Any]
+) -> list[str]:
+    """Lines on how the attention changes from label to label, where it points, what needs it."""
     lines = []
     if "same_peak" in looking:
         apart = looking.get("of_other_boxes", {})
@@ -61,6 +63,18 @@ def _describe_looking(looking: Mapping[str, Any], pointing: Mapping[str, Any]) -
         lines.append(
             f"attention peaks inside the label's box for {pointing['attention']:.1f} % of "
             f"{pointing['labels']} correct labels ({', '.join(others)})"
+        )
+    if "own" in deletion:
+        fall_of_others = (
+            f"; the image's other labels fall by {deletion['others']:.1f}"
+            if "others" in deletion
+            else ""
+        )
+        lines.append(
+            f"without the {deletion['regions']} regions that it looked at most a label falls by "
+            f"{deletion['own']:.1f} points of {deletion['probability']:.1f} %, without random ones "
+            f"by {deletion['random']:.1f}{fall_of_others} ({deletion['labels']} labels of "
+            f"{deletion['images']} images)"
         )
     return lines
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from attn_lstm import parallel, progress
 from attn_lstm.data.split import Batch, Split
@@ -92,16 +93,19 @@ class Inputs:
         )
         return [self._split.image_ids[row] for row in rows]
 
-    def evaluation(self, doing: str = "evaluating") -> Iterator[Batch]:
+    def evaluation(
+        self, doing: str = "evaluating", rows: np.ndarray | None = None
+    ) -> Iterator[Batch]:
         """Every image once, in the order of the split, padded to whole batches.
 
         Args:
           doing: what is done with them, for the line that moves.
+          rows: int64[M] of the split, where only some are wanted, in their order.
         """
         from attn_lstm.data import feature_store, pipeline
 
-        rows = parallel.divisible(self._config.eval.batch_size, jax.device_count())
-        order = {"batch_size": rows, **self._host()}
+        size = parallel.divisible(self._config.eval.batch_size, jax.device_count())
+        order: dict[str, Any] = {"batch_size": size, "rows": rows, **self._host()}
         if self._stores:
             batches = feature_store.feature_eval_batches(self._split, self._stores[0], **order)
         else:
@@ -114,7 +118,10 @@ class Inputs:
             )
         hosts = jax.process_count()  # each of which has its part of the images
         return progress.counted(
-            batches, lambda batch: hosts * int((batch.image_id >= 0).sum()), doing, len(self._split)
+            batches,
+            lambda batch: hosts * int((batch.image_id >= 0).sum()),
+            doing,
+            len(self._split if rows is None else rows),
         )
 
     def _host(self) -> dict[str, Any]:

@@ -65,38 +65,43 @@ def test_pointing_without_a_correct_label_gives_no_share():
     assert pointing(np.array([[0]]), {"attention": np.array([[0]])}, 4, none) == {"labels": 0}
 
 
-def test_deletion_tells_a_label_that_needs_its_region_from_one_that_does_not():
-    # One channel a label, present in one region each of 20; 2 are taken away. A label's score is
-    # the largest value of its channel, so that it falls only with the region that it lies in.
-    features = np.zeros((1, 20, 3), np.float32)
-    features[0, [4, 7], [0, 1]] = 1.0
+# A label a region: label l is there as long as region l of 20 is, and 5 regions are taken away.
+def needs_its_region(gone):
+    return np.where(gone, 0.1, 0.9)
+
+
+def test_deletion_tells_a_label_that_looked_at_what_it_needs_from_one_that_did_not():
     maps = np.zeros((1, 2, 20), np.float32)
-    maps[0, 0, [4, 5]] = 0.6, 0.4  # label 0 looks at its own place
-    maps[0, 1, [1, 2]] = 0.6, 0.4  # label 1 does not
-    found = deletion(
-        lambda x: x.max(axis=1), features, np.array([[0, 1]]), maps, np.random.default_rng(0)
-    )
-    assert found["labels"] == 2
-    # The mean feature, 1/20, comes in the place of label 0's own.
-    assert found["own"] == pytest.approx(100 * (0.95 + 0) / 2)
+    maps[0, 0, [4, 10, 11, 12, 13]] = 0.2  # label 4 looks at its own place
+    maps[0, 1, 14:19] = 0.2  # label 7 does not
+    found = deletion(needs_its_region, np.array([[4, 7]]), maps, np.random.default_rng(0))
+    assert (found["labels"], found["regions"]) == (2, 5)
+    assert found["probability"] == pytest.approx(90)
+    assert found["own"] == pytest.approx((80 + 0) / 2)
     assert found["others"] == 0.0
 
 
-def test_deletion_of_random_regions_takes_their_share_on_average():
-    features = np.zeros((400, 20, 1), np.float32)
-    features[:, 3] = 1.0
-    maps = np.zeros((400, 1, 20), np.float32)
-    maps[:, 0, 3] = 1.0
-    sequence = np.zeros((400, 1), int)
-    found = deletion(lambda x: x.max(axis=1), features, sequence, maps, np.random.default_rng(0))
-    assert found["own"] == pytest.approx(95.0)
-    assert found["random"] == pytest.approx(9.5, abs=2.5)  # 2 of 20 regions
-    assert "others" not in found
+def test_deletion_sees_that_regions_are_needed_by_other_labels_too():
+    maps = np.zeros((2, 3, 20), np.float32)
+    maps[:, :, :5] = 0.2
+    sequence = np.array([[0, 1, 9], [7, -1, -1]])
+    found = deletion(needs_its_region, sequence, maps, np.random.default_rng(0))
+    assert found["own"] == pytest.approx(80 * 2 / 4)
+    # Of the image's other two labels those at 0 and 1 fall, and 9 does not.
+    assert found["others"] == pytest.approx((40 + 40 + 80) / 3)
 
 
-def test_deletion_without_a_label_tries_none():
-    features, maps = np.ones((2, 4, 1), np.float32), np.full((2, 1, 4), 0.25)
-    none = np.full((2, 1), -1)
-    assert deletion(lambda x: x.mean(1), features, none, maps, np.random.default_rng(0)) == {
-        "labels": 0
-    }
+@pytest.mark.parametrize("precision", [np.float16, np.float32])
+def test_an_even_map_has_no_advantage_over_random_regions(precision):
+    maps = np.full((1000, 2, 20), 1 / 20, precision)
+    sequence = np.random.default_rng(1).permuted(np.tile(np.arange(20), (1000, 1)), axis=1)[:, :2]
+    found = deletion(needs_its_region, sequence, maps, np.random.default_rng(0))
+    for name in ("own", "random", "others"):
+        assert found[name] == pytest.approx(80 * 5 / 20, abs=2)
+
+
+def test_deletion_without_a_label_or_a_region_to_take_tries_none():
+    rng = np.random.default_rng(0)
+    for sequence, regions in ((-1, 4), (0, 3)):
+        maps = np.full((2, 1, regions), 1 / regions)
+        assert deletion(None, np.full((2, 1), sequence), maps, rng) == {"labels": 0}

@@ -19,7 +19,7 @@ from tests.reports.examples import NAMES, made_up_examples, made_up_predictions,
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
-def page(dataset="coco", attend=True, names=NAMES, fitted=None):
+def page(dataset="coco", attend=True, names=NAMES, fitted=None, measured=None):
     predictions = made_up_predictions(labels=len(names))
     split = made_up_split(predictions, names)
     counts = predictions.truth.sum(0)
@@ -32,6 +32,7 @@ def page(dataset="coco", attend=True, names=NAMES, fitted=None):
         "threshold": 0.25,
         "threshold_origin": "tuned by eval.py --tune",
         **summary.report(predictions, split, counts, fitted),
+        **(measured or {}),
         "config": {
             "seed": 3,
             "backbone": {"name": "resnet", "depth": 50, "weights": "/w/resnet50.pth"},
@@ -164,6 +165,23 @@ def test_equal_evaluations_are_equal_pages(text):
 
 def test_a_split_with_two_labels_and_nothing_else_has_a_page():
     assert page(names=("a", "b")).rstrip().endswith("</html>")
+
+
+def test_the_measures_of_looking_stand_beside_what_they_must_beat():
+    measured = {
+        "looking": {"pairs": 9, "same_peak": 12.3, "total_variation": 0.654},
+        "pointing": {"labels": 7, "attention": 61.2, "centre": 34.5, "uniform": 21.0},
+        "deletion": {"own": 45.6, "random": 7.8, "others": 9.1},
+    }
+    cells = [text for _, text in Elements(page(measured=measured)).of("td")]
+    for label, figure, beside in (
+        ("share their peak", "12.3", "total variation of the maps 0.65"),
+        ("in the label's box", "61.2", "the middle 34.5, an even map 21.0"),
+        ("without the regions", "45.6", "random regions 7.8, the image's other labels 9.1"),
+    ):
+        (place,) = (i for i, text in enumerate(cells) if label in text)
+        assert cells[place + 1 : place + 3] == [figure, beside]
+    assert "Where it looks" not in page(measured={"looking": {"pairs": 0}, "pointing": {}})
 
 
 def test_the_calibrated_scores_have_a_series_of_their_own(text):

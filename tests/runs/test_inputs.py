@@ -1,6 +1,7 @@
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from attn_lstm.config import resolve, validate
@@ -32,6 +33,15 @@ def test_any_batch_size_evaluates_each_image_once_on_any_number_of_devices(tiny_
         assert {len(batch.mask) for batch in batches} == {rows}
         seen = [row for batch in batches for row in batch.image_id if row >= 0]
         assert seen == [*range(10)]
+
+
+def test_some_rows_alone_are_evaluated_in_their_order(tiny_config, tmp_path):
+    given = inputs(tiny_config(), tmp_path, "test")
+    wanted = np.array([1, 4, 5, 7, 8, 9, 0, 2, 6])  # more than the 8 rows of a batch
+    batches = [*given.evaluation(rows=wanted)]
+    assert [row for batch in batches for row in batch.image_id if row >= 0] == wanted.tolist()
+    whole = next(given.evaluation())
+    np.testing.assert_array_equal(batches[0].inputs[0], whole.inputs[1])
 
 
 def test_a_limit_of_pixels_that_cannot_be_kept_is_refused(tiny_config):
