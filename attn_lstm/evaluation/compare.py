@@ -1,6 +1,8 @@
 """`compare.py`'s work: train and evaluate every method with every seed, and write the tables."""
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from attn_lstm.config import resolve, validate
 from attn_lstm.errors import UserError
 from attn_lstm.evaluation import evaluate
 from attn_lstm.evaluation import trials as trial_runs
+from attn_lstm.fields import flatten
 from attn_lstm.measures import bootstrap, summary
 from attn_lstm.measures.bootstrap import Difference, Resampled
 from attn_lstm.reports import seeds_table
@@ -25,6 +28,7 @@ from attn_lstm.training.loop import train
 from attn_lstm.training.stop import Stop
 
 ROW = "row.json"  # of a run that is finished
+TRAINED_AS = "trained_as.json"  # of a run that another has trained: where that one lies
 
 
 def compare(
@@ -39,7 +43,8 @@ def compare(
 
     A run lies in DIRECTORY/METHOD/seed-SEED, a work directory as `train.py` makes it. Its τ is
     chosen on the validation split, where its config leaves it open, and its best checkpoint is
-    evaluated on the test split. All runs share the features of a frozen backbone.
+    evaluated on the test split. All runs share the features of a frozen backbone, and methods that
+    differ in their search alone the training of the first of them, with its best checkpoint.
 
     Args:
       configs: of each method, unresolved, with the first seed.
@@ -73,10 +78,12 @@ def compare(
             validate(config, mesh.size)
             if (run / workdir.CONFIG).exists():
                 workdir.save_config(run, config)
+    trained: dict[str, Path] = {}  # what a run learns -> the first that does
     finished: list[Finished] = []  # known to the host that writes
     draws = Draws()
     with Stop() as stop:
         for config, run in plan:
+            source = trained.setdefault(_training_of(config), run)
             if stop.asked():  # while the run before was evaluated
                 if parallel.is_first_host():
                     print("stopped between two runs; start again to go on", flush=True)
@@ -86,7 +93,7 @@ def compare(
             if not parallel.from_first_host(done):
                 if parallel.is_first_host():
                     print(f"== {config.method}, seed {config.seed}", flush=True)
-                if not _finish(config, run, mesh):
+                if not _finish(config, run, source, mesh):
                     return False
             with parallel.agreed():
                 if parallel.is_first_host():
@@ -142,9 +149,24 @@ def _predictions(run: Path, row: Finished) -> Path:
     return run / "eval" / f"test-{row.step}.npz"
 
 
-def _finish(config: ml_collections.ConfigDict, run: Path, mesh: Mesh) -> bool:
-    """Trains, tunes and evaluates one run; False when a signal stopped it."""
-    if not train(config, run, mesh):
+def _training_of(config: ml_collections.ConfigDict) -> str:
+    """What the parameters come from: all but how labels are decided on, and the row's name."""
+    fields = sorted(flatten(config))
+    return repr([x for x in fields if x[0] != "method" and not x[0].startswith("search.")])
+
+
+def _finish(config: ml_collections.ConfigDict, run: Path, source: Path, mesh: Mesh) -> bool:
+    """Trains, tunes and evaluates one run; False when a signal stopped it.
+
+    Args:
+      config: of the run; run: its directory.
+      source: the finished run whose training it shares, or itself.
+      mesh: of all devices.
+    """
+    with parallel.agreed():
+        if parallel.is_first_host() and source != run and not (run / workdir.CONFIG).exists():
+            _share(source, run, config)
+    if not (run / TRAINED_AS).exists() and not train(config, run, mesh):
         return False
     if config.search.threshold < 0 and not config.search.top_k:
         evaluate.tune(config, run, "best", "validation", mesh)
@@ -157,6 +179,26 @@ def _finish(config: ml_collections.ConfigDict, run: Path, mesh: Mesh) -> bool:
     return True
 
 
+def _share(source: Path, run: Path, config: ml_collections.ConfigDict) -> None:
+    """Makes a work directory that has learned what another has, of files that are there once."""
+    folder = "checkpoints"
+    with storage.writing(run):
+        shutil.rmtree(run / folder, ignore_errors=True)  # of a call that was killed
+        shutil.copytree(source / folder, run / folder, copy_function=_link)
+        for name in (workdir.LABELS, workdir.STATISTICS, workdir.SECONDS):
+            shutil.copyfile(source / name, run / name)
+    storage.write_json(run / TRAINED_AS, {"run": os.path.relpath(source, run)})
+    workdir.save_config(run, config)  # at last: it says that the directory is whole
+
+
+def _link(source: str, copy: str) -> None:
+    """Checkpoints are never changed, so that two runs can have one file; else it is copied."""
+    try:
+        os.link(source, copy)
+    except OSError:
+        shutil.copyfile(source, copy)
+
+
 def _finished(config: ml_collections.ConfigDict, run: Path, result: Mapping[str, Any]) -> Finished:
     return Finished(
         method=config.method,
@@ -167,7 +209,15 @@ def _finished(config: ml_collections.ConfigDict, run: Path, result: Mapping[str,
         step=result["step"],
         parameters=result["parameters"],
         seconds=workdir.load_seconds(run),
+        looking=seeds_table.looking_figures(result),
+        trained_as=_trained_as(run),
     )
+
+
+def _trained_as(run: Path) -> str | None:
+    """The row whose training the run shares, if it does."""
+    path = run / TRAINED_AS
+    return (run / storage.read_json(path)["run"]).resolve().parent.name if path.exists() else None
 
 
 def _read(path: Path) -> Finished:

@@ -12,6 +12,19 @@ from attn_lstm.measures.bootstrap import Difference
 from attn_lstm.reports.tables import COLUMNS, PAPER_FIGURES, bold, cell, transpose
 from attn_lstm.text import markdown_table
 
+# Column -> where its figure stands in what `eval.py` writes; docs/figures.md says what it is.
+LOOKING = {
+    "Same peak": ("looking", "same_peak"),
+    "Total variation": ("looking", "total_variation"),
+    "In the box": ("pointing", "attention"),
+    "CAM in it": ("pointing", "cam"),
+    "Middle in it": ("pointing", "centre"),
+    "Uniform in it": ("pointing", "uniform"),
+    "Own fall": ("deletion", "own"),
+    "Random fall": ("deletion", "random"),
+    "Others' fall": ("deletion", "others"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
@@ -25,6 +38,9 @@ class Finished:
     step: int  # of the checkpoint
     parameters: Mapping[str, int]  # 'backbone' and 'head'
     seconds: float  # of the updates, as `runs.workdir.load_seconds` has them
+    # Of `LOOKING`, those that there are; none of a row that looks nowhere.
+    looking: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    trained_as: str | None = None  # the row whose training of the same seed it shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +59,15 @@ class Compared:
     reference: str  # the one row
     images: int
     differences: Mapping[str, Mapping[str, Difference]]  # other row -> figure -> difference
+
+
+def looking_figures(result: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of `LOOKING` that an evaluation has, from the dictionary of its JSON file."""
+    return {
+        column: result[section][name]
+        for column, (section, name) in LOOKING.items()
+        if name in result.get(section, {})
+    }
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -92,6 +117,19 @@ def markdown(
         _figures_table(methods, lambda run: run.figures, COLUMNS),
         "Each image with exactly its three best labels:",
         _figures_table(methods, lambda run: run.top3, PAPER_FIGURES),
+        *(
+            [
+                "Where the rows that attend look (docs/figures.md): the pairs of an image's labels "
+                "whose maps share their peak, and the maps' total variation, 0 to 1; where there "
+                "are boxes, the peaks in the label's box, beside M_map's class activation map, the "
+                "middle of the image and an even map; and the points by which a label falls "
+                "without the regions that it looked at, beside random ones and the image's other "
+                "labels:",
+                table,
+            ]
+            if (table := _looking_table(methods))
+            else []
+        ),
         "What each row took; training is the time of its updates, without what comes before the "
         "first of them is done, and without validations:",
         _cost_table(methods),
@@ -146,6 +184,8 @@ def _csv_line(run: Finished) -> dict[str, Any]:
         "step": run.step,
         **{f"{part} parameters": number for part, number in run.parameters.items()},
         "seconds": round(run.seconds, 1),
+        "trained as": run.trained_as or run.method,
+        **{column: run.looking.get(column) for column in LOOKING},
     }
 
 
@@ -161,6 +201,10 @@ def table_json(
                 "figures": {
                     name: dataclasses.asdict(spread([run.figures[name] for run in of_method]))
                     for name in (*COLUMNS, "macro-F1")
+                },
+                "looking": {
+                    column: dataclasses.asdict(spread(values))
+                    for column, values in _looked(of_method).items()
                 },
                 "seconds": dataclasses.asdict(spread([run.seconds for run in of_method])),
                 "parameters": dict(of_method[0].parameters),
@@ -197,13 +241,38 @@ def _figures_table(
     return _table(methods, columns, transpose(map(bold, transpose(cells))))
 
 
+def _looked(runs: Sequence[Finished]) -> dict[str, list[float]]:
+    """Column -> the figures of the runs that have it, of those that one has."""
+    figures = {
+        column: [run.looking[column] for run in runs if column in run.looking] for column in LOOKING
+    }
+    return {column: values for column, values in figures.items() if values}
+
+
+def _looking_table(methods: Mapping[str, Sequence[Finished]]) -> str | None:
+    """None where no row attends."""
+    rows = {name: looked for name, runs in methods.items() if (looked := _looked(runs))}
+    columns = [column for column in LOOKING if any(column in looked for looked in rows.values())]
+    if not rows:
+        return None
+
+    def text(column: str, values: Sequence[float] | None) -> str:
+        if values is None:
+            return cell(None)
+        return _with_spread(spread(values), digits=2 if column == "Total variation" else 1)
+
+    cells = [[text(column, looked.get(column)) for column in columns] for looked in rows.values()]
+    return _table(rows, columns, cells)
+
+
 def _cost_table(methods: Mapping[str, Sequence[Finished]]) -> str:
     cells = [
         [
             str(len(runs)),
             f"{runs[0].parameters['head']:,}",
             f"{runs[0].parameters['backbone']:,}",
-            _with_spread(spread([run.seconds for run in runs]), digits=0),
+            _with_spread(spread([run.seconds for run in runs]), digits=0)
+            + (f" (that of {runs[0].trained_as})" if runs[0].trained_as else ""),
             " ".join(f"{run.threshold:.3g}" for run in runs),
         ]
         for runs in methods.values()

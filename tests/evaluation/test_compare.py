@@ -13,6 +13,7 @@ from attn_lstm.errors import UserError
 from attn_lstm.evaluation import compare
 from attn_lstm.parallel import make_mesh
 from attn_lstm.runs import tuned as tuned_files
+from attn_lstm.runs import workdir
 from attn_lstm.training import metrics_log
 
 METHODS = ("resnet_baseline", "order_free")
@@ -71,6 +72,43 @@ def test_started_again_it_goes_on_with_what_is_missing(table, configs, tmp_path)
         return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(directory)]
 
     assert figures(again) == figures(table)
+
+
+def test_a_row_that_differs_in_its_search_alone_is_not_trained_again(
+    table, configs, tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(compare, "train", None)  # whoever trains fails
+    plus = tiny_config("order_free_plus", **{"train.steps": 3, "train.eval_every": 3})
+    again = tmp_path / "again"
+    shutil.copytree(table, again)
+    both = {**configs, "order_free_plus": plus}
+    assert compare.compare(both, again, 1, make_mesh())
+    of_plus = [row for row in rows(again) if row["method"] == "order_free_plus"]
+    assert [(row["trained as"], row["step"]) for row in of_plus] == [("order_free", "3")]
+    # A work directory of its own, whose row is evaluated again as ever.
+    run = again / "order_free_plus" / "seed-0"
+    config = workdir.load_config(run)
+    assert (config.method, config.search.decide) == ("order_free_plus", "scores")
+    shutil.rmtree(again / "order_free")
+    evaluated = compare.evaluate.evaluate(config, run, "best", "test", make_mesh())
+    assert evaluated["mAP"] == float(of_plus[0]["mAP"])
+
+
+def test_a_shared_training_goes_on_where_it_was_killed(table, tiny_config, tmp_path):
+    source, run = table / "order_free" / "seed-0", tmp_path / "order_free_plus" / "seed-0"
+    (run / "checkpoints" / "best").mkdir(parents=True)
+    compare._share(source, run, tiny_config("order_free_plus"))
+    for kind in ("best", "latest"):
+        steps = {path.name for path in (run / "checkpoints" / kind).iterdir()}
+        assert steps == {path.name for path in (source / "checkpoints" / kind).iterdir()}
+
+
+def test_what_rows_learn_is_all_but_their_name_and_their_search(tiny_config):
+    learned = compare._training_of
+    first = learned(tiny_config())
+    assert learned(tiny_config("order_free_plus")) == first
+    assert learned(tiny_config("order_free_ranked")) != first
+    assert learned(tiny_config(seed=1)) != first
 
 
 def test_a_signal_between_two_runs_stops_behind_the_row_that_is_evaluated(

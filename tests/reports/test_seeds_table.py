@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import statistics
 
@@ -126,6 +127,52 @@ def test_cost_names_parameters_time_and_thresholds():
         "Training, s": "61 ± 0",
         "τ by seed": "0.25 0.25",
     }
+
+
+def test_rows_that_attend_are_compared_by_where_they_look():
+    looking = [
+        {"Same peak": 40.0, "Total variation": 0.5, "Own fall": 12.0},
+        {"Same peak": 42.0, "Total variation": 0.25, "Own fall": 13.0, "Others' fall": 3.0},
+    ]
+    runs = [
+        dataclasses.replace(given, looking=looked)
+        for given, looked in zip([RUNS[0], RUNS[2]], looking, strict=True)
+    ]
+    runs += [run("resnet_baseline", 0), dataclasses.replace(run("csra", 0), looking=looking[0])]
+    (found,) = (
+        t for t in tables_of(seeds_table.markdown(runs, {}, ALONE)) if "Same peak" in str(t)
+    )
+    assert found == {
+        "order_free": {
+            "Same peak": "41.0 ± 1.4",
+            "Total variation": "0.38 ± 0.18",
+            "Own fall": "12.5 ± 0.7",
+            "Others' fall": "3.0",
+        },
+        "csra": {
+            "Same peak": "40.0", "Total variation": "0.50", "Own fall": "12.0", "Others' fall": "-"
+        },
+    }  # fmt: skip
+    lines = list(csv.DictReader(io.StringIO(seeds_table.table_csv(runs))))
+    assert [line["Own fall"] for line in lines] == ["12.0", "13.0", "", "12.0"]
+    of_methods = seeds_table.table_json(runs, {}, ALONE)["methods"]
+    assert of_methods["order_free"]["looking"]["Own fall"]["mean"] == 12.5
+    assert of_methods["resnet_baseline"]["looking"] == {}
+    assert "Where the rows" not in seeds_table.markdown(RUNS, {}, ALONE)
+
+
+def test_the_figures_of_looking_are_those_that_an_evaluation_has():
+    result = {"C-F1": 1.0, "looking": {"pairs": 2, "same_peak": 3.0}, "deletion": {"random": 4.0}}
+    assert seeds_table.looking_figures(result) == {"Same peak": 3.0, "Random fall": 4.0}
+    assert seeds_table.looking_figures({"C-F1": 1.0}) == {}
+
+
+def test_a_row_that_another_has_trained_says_so():
+    runs = [RUNS[0], dataclasses.replace(run("order_free_plus", 0), trained_as="order_free")]
+    cost = tables_of(seeds_table.markdown(runs, {}, ALONE))[2]
+    assert cost["order_free_plus"]["Training, s"] == "61 (that of order_free)"
+    lines = csv.DictReader(io.StringIO(seeds_table.table_csv(runs)))
+    assert [line["trained as"] for line in lines] == ["order_free", "order_free"]
 
 
 def test_csv_has_a_line_for_each_run():
