@@ -10,8 +10,10 @@ from attn_lstm import remote
 from attn_lstm.errors import UserError
 from attn_lstm.fields import FIELDS, flatten, unknown_field
 from attn_lstm.losses import LABEL_LOSSES
+from attn_lstm.measures.thresholds import DEFAULT_THRESHOLD
 from attn_lstm.models.heads import HEADS, Head
 from attn_lstm.models.presets import PRESETS
+from attn_lstm.ordering import emits_end_token
 
 # Fields that say where things lie, not what is computed: they may differ between hosts.
 PLACES = ("data.path", "data.download", "backbone.weights", "cache.path")
@@ -36,6 +38,8 @@ _OF_A_DECODER = (
     "search.stop",
     "search.decide",
 )
+# What sets that are cut from scores leave without effect.
+_OF_A_PATH = ("search.beam_size", "search.stop")
 # What a frozen backbone leaves without effect.
 _OF_A_LEARNING_BACKBONE = (
     "backbone.unfreeze_step",
@@ -58,6 +62,7 @@ def used(config: ml_collections.ConfigDict) -> dict[str, Any]:
         *(["knn."] if config.head != "knn" else _OF_TRAINING),
         *([] if config.head in ("query2label", "ml_decoder", "csra") else ["set_head."]),
         *([] if head.sequential else _OF_A_DECODER),
+        *(_OF_A_PATH if config.search.decide == "scores" else []),
         *([] if config.backbone.name == "resnet" else ["backbone.depth"]),
         *(_OF_A_LEARNING_BACKBONE if config.backbone.frozen else []),
     ]
@@ -176,6 +181,8 @@ def _contradictions_of_training(config: ml_collections.ConfigDict, devices: int)
             "config.ema.decay and config.swa.share each choose what is evaluated; leave one at 0"
         )
     head = _known_head(config)
+    if head and config.train.best_figure != "mAP":
+        problems += _best_figure_problems(config, head)
     learns = head and head.fit == "descent"
     if learns and config.backbone.frozen and not config.backbone.weights:
         problems.append(
@@ -200,6 +207,37 @@ def _contradictions_of_training(config: ml_collections.ConfigDict, devices: int)
     if config.backbone.weights and config.backbone.name == "small":
         problems.append("config.backbone.weights: the small backbone has no published weights")
     return problems
+
+
+def _best_figure_problems(config: ml_collections.ConfigDict, head: Head) -> Iterator[str]:
+    """Whether a figure of sets can choose the best checkpoint, at the τ that training has."""
+    figure, threshold = config.train.best_figure, config.search.threshold
+    if config.search.top_k or _wrong("search.threshold", threshold):
+        return
+    judges = f"config.train.best_figure={figure!r} judges label sets, "
+    remedy = "give config.train.best_figure='mAP'"
+    ends = head.sequential and emits_end_token(config.order, config.decoder.target)
+    if threshold == 0 and not ends:
+        yield (
+            f"{judges}which config.search.threshold=0 makes the same size for every image; {remedy}"
+        )
+    shared = next(
+        (
+            f"config.{name}={value!r}"
+            for name, value, applies in (
+                ("order", "random", head.sequential),
+                ("loss", "softmax", not head.sequential),
+            )
+            if applies and config[name] == value
+        ),
+        None,
+    )
+    if threshold < 0 and shared:
+        yield (
+            f"{judges}which training cuts at τ = {DEFAULT_THRESHOLD} while "
+            f"config.search.threshold={threshold} leaves τ open, and with {shared} the labels of "
+            f"an image share one probability, so that hardly two reach it; {remedy}"
+        )
 
 
 def _backbone_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -243,9 +281,9 @@ def _search_problems(config: ml_collections.ConfigDict, head: Head) -> Iterator[
     """Contradictions in what ranks labels and what decides on them."""
     search, sequential = config.search, head.sequential
     by_path = sequential and search.decide == "path"
-    if search.scores == "max" and not sequential:
+    if search.scores in ("mean", "max") and not sequential:
         yield (
-            "config.search.scores='max' needs the steps of a decoder, which "
+            f"config.search.scores={search.scores!r} needs the steps of a decoder, which "
             f"config.head={config.head!r} lacks; leave it at 'last_step'"
         )
     if search.scores in ("map", "mean") and not head.preliminary:

@@ -1,3 +1,4 @@
+import itertools
 import math
 from pathlib import Path
 
@@ -196,6 +197,7 @@ PER_CLASS = {"search.decide": "scores", "search.thresholds": "per_class"}
         ({"head": "ml_decoder", "set_head.heads": 3}, "no multiple of 3"),
         ({"head": "linear", "search.top_k": 3, "search.threshold": 0.5}, "threshold=-1"),
         ({"head": "csra", "search.scores": "max"}, "scores='max' needs the steps of a decoder"),
+        ({"head": "linear", "search.scores": "mean"}, "scores='mean' needs the steps.*'linear'"),
         ({**CNN_RNN, "search.scores": "mean"}, "needs v_prob"),
         ({**CNN_RNN, "search.threshold": 0.0, "search.decide": "scores"}, "every label"),
         ({"search.thresholds": "per_class"}, "search.decide='scores'"),
@@ -222,6 +224,73 @@ def test_what_ranks_and_what_decides_go_together(overrides):
     config = digits.get_config().unlock()
     config.update_from_flattened_dict(overrides)
     configuration.validate(config, devices=1)
+
+
+SETS, LABELS = ("all", "remaining"), ("ranked", "mla", "pla")
+TAUGHT = ("frequent_first", "rare_first", "random")
+
+
+def refused(head, order, target, scores):
+    """The two fields of the table in docs/figures.md that have no meaning together, or None."""
+    if order in TAUGHT and target != "all":
+        return "decoder.target", "order"
+    if head == "linear":
+        return ("search.scores", "head") if scores in ("mean", "max") else None
+    if head == "cnn_rnn" and order == "confidence" and target in SETS:
+        return "head", "order"
+    if head == "cnn_rnn" and scores in ("map", "mean"):
+        return "search.scores", "head"
+    return None
+
+
+@pytest.mark.parametrize("head", ["attention_lstm", "cnn_rnn", "linear"])
+def test_every_combination_of_steps_and_scores_means_something_or_is_refused(head):
+    config = digits.get_config().unlock()
+    for order, target, scores, decide in itertools.product(
+        ("confidence", *TAUGHT), SETS + LABELS, ("last_step", "map", "mean", "max"),
+        ("path", "scores"),
+    ):  # fmt: skip
+        config.update_from_flattened_dict({
+            "head": head, "order": order, "decoder.target": target, "search.scores": scores,
+            "search.decide": decide,
+        })  # fmt: skip
+        mistakes = "; ".join(configuration.find_mistakes(config, 1))
+        fields = refused(head, order, target, scores)
+        assert bool(mistakes) == bool(fields), (order, target, scores, decide, mistakes)
+        assert all(f"config.{name}=" in mistakes for name in fields or ())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "threshold", "named"),
+    [
+        ({}, -1.0, None),
+        ({}, 0.0, "search.threshold"),
+        ({"search.decide": "scores"}, -1.0, None),
+        ({"order": "rare_first"}, 0.0, None),  # its end token ends it
+        ({"order": "rare_first"}, -1.0, None),
+        ({"order": "random"}, -1.0, "order"),
+        ({"order": "random"}, 0.2, None),
+        ({"decoder.target": "mla"}, 0.0, None),
+        ({"head": "linear"}, -1.0, None),
+        ({"head": "linear"}, 0.0, "search.threshold"),
+        ({"head": "linear", "order": "random"}, -1.0, None),
+        ({"head": "linear", "loss": "softmax"}, -1.0, "loss"),
+        ({"head": "linear", "loss": "softmax"}, 0.1, None),
+        ({"head": "linear", "loss": "softmax", "search.top_k": 3}, -1.0, None),
+    ],
+)
+def test_sets_choose_the_best_checkpoint_only_where_they_mean_something(
+    overrides, threshold, named
+):
+    config = digits.get_config().unlock()
+    config.update_from_flattened_dict({**overrides, "search.threshold": threshold})
+    assert not configuration.find_mistakes(config, 1)
+    config.train.best_figure = "C-F1"
+    mistakes = "; ".join(configuration.find_mistakes(config, 1))
+    assert bool(mistakes) == bool(named)
+    if named:
+        assert "config.train.best_figure='C-F1'" in mistakes and f"config.{named}=" in mistakes
+    assert not configuration.find_mistakes(config)  # of no account once it is trained
 
 
 def test_what_a_config_lacks_is_named_not_a_crash():
