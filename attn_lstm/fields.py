@@ -190,6 +190,12 @@ FIELDS: dict[str, Field] = {
     "data.on_missing": Choice(
         "error", ("error", "skip"), "images that are not on disk; skip counts and logs them"
     ),
+    "data.unknown": Choice(
+        "mask",
+        ("mask", "negative"),
+        "labels of which nobody has said whether an image has them (docs/own_images.md): mask "
+        "teaches nothing by them and counts them in no figure; negative takes them for absent",
+    ),
     "data.drop_unlabelled": Switch(False, "remove images without any label"),
     "data.validation_fraction": Number(
         0.1, 0.0, 0.9, "part of the training split held out for choices"
@@ -205,8 +211,9 @@ FIELDS: dict[str, Field] = {
     ),
     "data.difficult": Choice(
         "label",
-        ("label", "absent"),
-        "of voc: what objects that are marked as difficult are",
+        ("label", "absent", "unknown"),
+        "of voc: what objects that are marked as difficult are; VOC's own evaluation has a label "
+        "with no other object as unknown",
     ),
     "data.protocol": Choice(
         "paper",

@@ -5,6 +5,7 @@ Importing this package does not import TensorFlow.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -127,13 +128,14 @@ def load_split(data_config: Any, name: str) -> Split:
 
     Args:
       data_config: a ConfigDict with the fields `name`, `path`, `drop_unlabelled`,
-        `validation_fraction`, `test_fraction`, `split_seed`, `on_missing`, `download`, for a
-        folder `separator`, for VOC `difficult`, and for NUS-WIDE `protocol` and `train_list`.
+        `validation_fraction`, `test_fraction`, `split_seed`, `on_missing`, `download`, `unknown`
+        ('mask', or 'negative': labels that are not known count as absent), for a folder
+        `separator`, for VOC `difficult`, and for NUS-WIDE `protocol` and `train_list`.
       name: 'train', 'validation' (held out of the training data) or 'test'.
 
     Raises:
       UserError: an unknown data set or split, data that is missing or malformed, or a split
-        that holds no image or no label.
+        that holds no image, no label, or no label that is known to be absent.
     """
     if data_config.name not in READERS:
         raise UserError(
@@ -153,5 +155,16 @@ def load_split(data_config: Any, name: str) -> Split:
             f"no label in any of its {len(split)} images, and nothing can be learned from it or "
             "judged by it: mark other images for it, or have another part drawn with "
             "data.split_seed or data.validation_fraction"
+        )
+    if split.known is None:
+        return split
+    if data_config.unknown == "negative":
+        return dataclasses.replace(split, known=None)
+    if not (split.known & ~split.labels).any():
+        raise UserError(
+            f"the {name} split of {data_config.name} in {data_config.path or 'its folder'} says of "
+            "no label that an image lacks it, so that naming all labels would make no mistake: "
+            "write 0 for what is known to be absent, or take all that is unknown for absent with "
+            "data.unknown=negative"
         )
     return split

@@ -17,8 +17,11 @@ is known by its `file_name`.
 The test split is the part 'test'; where there is none, the part 'valid', as in the literature on
 COCO, and 'validation' is then held out of the part 'train'. A single file that names no part is
 divided at random. Categories are known by their names: ids and order may differ between files.
-What LVIS did not check in an image (`neg_category_ids`, `not_exhaustive_category_ids`) counts as
-absent.
+
+Where images list `neg_category_ids`, as in LVIS (Gupta et al., 2019), these alone are known to be
+absent: a category that is neither annotated nor listed was not looked for, and is not known
+(`Split.known`). One of `not_exhaustive_category_ids` is annotated, if not wherever it is to be
+seen, and true as any other.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ from attn_lstm.data.table import (
 )
 from attn_lstm.errors import UserError
 from attn_lstm.storage import read_file
+
+_ABSENT = "neg_category_ids"  # of an image
 
 YEARS = (2014, 2017)  # the paper's first: it is taken where a folder holds both
 
@@ -288,6 +293,7 @@ def read_part(annotations: Path, role: str | None, year: int | None) -> Table:
         image_ids=ids,
         paths=instances.file_names,
         labels=instances.labels,
+        known=instances.known,
         splits=None if role is None else (role,) * len(instances.image_ids),
         boxes=instances.boxes,
     )
@@ -331,6 +337,7 @@ class Instances(NamedTuple):
       labels: bool[N,C].
       boxes: as in `Split`; None unless all annotations have one.
       folder: that of the images; None where none of them is found.
+      known: as in `Split`.
     """
 
     label_names: tuple[str, ...]
@@ -339,6 +346,7 @@ class Instances(NamedTuple):
     labels: np.ndarray
     boxes: Sequence[np.ndarray] | None
     folder: Path | None
+    known: np.ndarray | None
 
 
 def read_instances(path: str | os.PathLike[str]) -> Instances:
@@ -391,6 +399,7 @@ def _instances(content: Any, path: Path) -> Instances:
         else:
             all_have_boxes = False
     _unique("annotation id", (a["id"] for a in annotations if "id" in a))
+    known = _known(images, labels, column_of)
     folder = _find_images(path, file_names)
     boxes = None
     if all_have_boxes:
@@ -412,7 +421,26 @@ def _instances(content: Any, path: Path) -> Instances:
         labels=labels,
         boxes=boxes,
         folder=folder,
+        known=known,
     )
+
+
+def _known(
+    images: Sequence[dict[str, Any]], labels: np.ndarray, column_of: Mapping[int, int]
+) -> np.ndarray | None:
+    """What somebody looked for, bool[N,C]; None where no image says what it was searched for."""
+    if not any(_ABSENT in image for image in images):
+        return None
+    known = labels.copy()
+    for row, image in enumerate(images):
+        where = f"image {image['id']}"
+        for category_id in _field(image, _ABSENT, list, where) if _ABSENT in image else ():
+            if not isinstance(category_id, int) or category_id not in column_of:
+                raise _Malformed(
+                    f"'{_ABSENT}' of {where} has {shown(category_id)}, which is not in 'categories'"
+                )
+            known[row, column_of[category_id]] = True
+    return known
 
 
 def _categories(

@@ -301,7 +301,8 @@ def _batches(
             here = view == other
             features[here], good[here] = stores[other].read(row[here])
         labels = split.labels[np.maximum(row, 0)] & (row >= 0)[:, None]
-        return features, labels.astype(np.float32), good, row.astype(np.int32)
+        fields = features, labels.astype(np.float32), good, row.astype(np.int32)
+        return fields if split.known is None else (*fields, split.known[np.maximum(row, 0)])
 
     def diagnose(row: int) -> str:
         shard = stores[0].path(row // stores[0].shard_rows)

@@ -4,8 +4,8 @@ The file lies in the folder itself and takes one of three forms:
 
     labels.csv      image,labels,split          one row an image, labels joined by bars
                     cats/1.jpg,cat|sofa,train
-    labels.csv      image,cat,sofa,split        one column a label, which holds 0 or 1
-                    cats/1.jpg,1,1,train
+    labels.csv      image,cat,sofa,split        one column a label, which holds 1 or 0, and -1 or
+                    cats/1.jpg,1,-1,train       nothing where it is not known (`Split.known`)
     labels.jsonl    {"image": "cats/1.jpg", "labels": ["cat", "sofa"], "split": "train"}
 
 or there is a folder of images for each label: see `class_folders`; or train/, valid/ and test/ hold
@@ -38,6 +38,8 @@ from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
+import numpy as np
+
 from attn_lstm.data import class_folders, separators
 from attn_lstm.data.files import (
     as_utf8,
@@ -66,6 +68,8 @@ from attn_lstm.storage import read_file
 LABEL_FILES = ("labels.csv", "labels.jsonl")
 
 _EXPORTED, _FILENAME = "_classes.csv", "filename"  # Roboflow's file, and its word for an image
+# What stands in the column of a label; pandas writes columns with blank cells as fractions.
+_MARKS = {"1": True, "1.0": True, "0": False, "0.0": False, "-1": None, "-1.0": None, "": None}
 _DELIMITERS = ",;\t"  # the comma's place, where a table was saved with regional settings
 
 
@@ -125,6 +129,7 @@ class _Row(NamedTuple):
     image_id: str
     labels: Sequence[str]
     split: str | None
+    known: np.ndarray | None = None  # bool[C] by column; None where all labels are known
 
 
 class _Malformed(Exception):
@@ -219,12 +224,18 @@ def _table(file: Path, names: Sequence[str] | None, rows: Sequence[_Row]) -> Tab
         labels = empty_table(len(rows), len(names))
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
+    known = None
+    if any(row.known is not None for row in rows):
+        known = np.ones_like(labels)
     for i, row in enumerate(rows):
         labels[i, [column_of[one_form(label)] for label in row.labels]] = True
+        if known is not None and row.known is not None:
+            known[i] = row.known
     if not labels.any():
         raise UserError(f"{file} gives no image a label: add labels")
     image_ids = tuple(row.image_id for row in rows)
-    return Table(file, file.parent, tuple(names), image_ids, image_ids, labels, _splits(rows))
+    splits = _splits(rows)
+    return Table(file, file.parent, tuple(names), image_ids, image_ids, labels, splits, known=known)
 
 
 def _splits(rows: Sequence[_Row]) -> tuple[str, ...] | None:
@@ -285,11 +296,12 @@ def _parse_csv(text: str, separator: str) -> tuple[list[str] | None, list[_Row]]
                 "that hold a comma"
             )
         cell = dict(zip(header, cells, strict=True))
+        known = None
         if names is None:
             labels = _listed(cell["labels"], separator or separators.BAR, line)
         else:
-            labels = _marked(cell, names, line)
-        rows.append(_Row(line, _image_id(cell["image"], line), labels, cell.get("split")))
+            labels, known = _marked(cell, names, line)
+        rows.append(_Row(line, _image_id(cell["image"], line), labels, cell.get("split"), known))
     return names, rows
 
 
@@ -345,13 +357,20 @@ def _listed(cell: str, separator: str, line: int) -> list[str]:
     return [_label(name, line) for name in separators.divide(cell, separator)]
 
 
-def _marked(cell: dict[str, str], names: Sequence[str], line: int) -> list[str]:
+def _marked(
+    cell: dict[str, str], names: Sequence[str], line: int
+) -> tuple[list[str], np.ndarray | None]:
+    """The labels that are true, and bool[C], which are known, or None where all are."""
     for name in names:
-        if cell[name] not in ("0", "1"):
+        if cell[name] not in _MARKS:
             raise _Malformed(
-                f"line {line}: label {shown(name)} is {shown(cell[name])}; write 0 or 1"
+                f"line {line}: label {shown(name)} is {shown(cell[name])}; write 1 or 0, or -1 or "
+                "nothing where it is not known"
             )
-    return [name for name in names if cell[name] == "1"]
+    marks = [_MARKS[cell[name]] for name in names]
+    known = np.array([mark is not None for mark in marks], bool)
+    true = [name for name, mark in zip(names, marks, strict=True) if mark]
+    return true, None if known.all() else known
 
 
 def _parse_jsonl(text: str, separator: str) -> list[_Row]:

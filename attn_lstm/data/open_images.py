@@ -11,10 +11,10 @@ part or in images/; as FiftyOne downloads them (train/labels/classifications.csv
 train/metadata/classes.csv, train/data/); and as CVAT exports them. Any part may be left out, and
 any rows: a subset's files list the images of the subset.
 
-A label with confidence 1 is true. One with 0 was found to be absent; one that no row names was not
-verified, and counts as absent too. Labels are the classes that are true somewhere in the files,
-sorted by name. An image is known by its ImageID; rows are sorted by it. Where there is no part for
-testing, 'validation' is tested on.
+A label with confidence 1 is true. One with 0 was found to be absent. One that no row names was not
+verified: it is not known (`Split.known`). Labels are the classes that are true somewhere in the
+files, sorted by name. An image is named by its ImageID; rows are sorted by it. Where there is no
+part for testing, 'validation' is tested on.
 """
 
 from __future__ import annotations
@@ -96,7 +96,13 @@ def read(path: str | os.PathLike[str]) -> Table | None:
         name_of.update(_read_names(file))
     role_of = roles(files.keys())
     rows_of = {part: _read_labels(files[part]) for part in role_of}
-    true = {label for rows in rows_of.values() for labels in rows.values() for label in labels}
+    true = {
+        label
+        for rows in rows_of.values()
+        for verified in rows.values()
+        for label, there in verified.items()
+        if there
+    }
     names = sorted(one_spelling(name_of.get(label, label) for label in true))
     return combined(
         root,
@@ -129,7 +135,7 @@ def _part(file: Path, root: Path) -> str | None:
 def _table(
     root: Path,
     file: Path,
-    rows: dict[str, set[str]],
+    rows: dict[str, dict[str, bool]],
     names: Sequence[str],
     name_of: dict[str, str],
     part: str,
@@ -138,14 +144,19 @@ def _table(
     column_of = {name: column for column, name in enumerate(names)}
     ids = sorted(rows)
     try:
-        labels = empty_table(len(ids), len(names))
+        labels, known = (empty_table(len(ids), len(names)) for _ in range(2))
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
     for row, image_id in enumerate(ids):
-        labels[row, [column_of[name_of.get(label, label)] for label in rows[image_id]]] = True
+        for label, there in rows[image_id].items():
+            column = column_of.get(name_of.get(label, label))
+            if column is not None:
+                labels[row, column] |= there
+                known[row, column] = True
     folder, stems = _images(root, part, ids)
     paths = tuple(stems.get(image_id, f"{image_id}.jpg") for image_id in ids)
-    return Table(file, folder, tuple(names), tuple(ids), paths, labels, (role,) * len(ids))
+    splits = (role,) * len(ids)
+    return Table(file, folder, tuple(names), tuple(ids), paths, labels, splits, known=known)
 
 
 def _images(root: Path, part: str, ids: Sequence[str]) -> tuple[Path, dict[str, str]]:
@@ -192,9 +203,9 @@ def _read_names(file: Path) -> dict[str, str]:
     return names
 
 
-def _read_labels(file: Path) -> dict[str, set[str]]:
-    """The classes that are true, by image; images without any are there too."""
-    rows: dict[str, set[str]] = {}
+def _read_labels(file: Path) -> dict[str, dict[str, bool]]:
+    """The classes that were verified, by image, and whether one of its rows found them there."""
+    rows: dict[str, dict[str, bool]] = {}
     records = _records(file)
     line, header = next(records, (1, []))
     columns = ("ImageID", "LabelName", "Confidence")
@@ -215,9 +226,8 @@ def _read_labels(file: Path) -> dict[str, set[str]]:
                 f"{file}, line {line}: confidence {shown(confidence)} is neither 0 nor 1; give the "
                 "labels that people have verified, not a machine's"
             )
-        of_image = rows.setdefault(image_id, set())
-        if _CONFIDENCE[confidence]:
-            of_image.add(label)
+        of_image = rows.setdefault(image_id, {})
+        of_image[label] = of_image.get(label, False) or _CONFIDENCE[confidence]
     if not rows:
         raise UserError(f"{file} lists no image")
     return rows

@@ -250,7 +250,7 @@ def _batches(
     on_bad_image: OnBadImage,
     view: _View,
 ) -> Batches:
-    """Elements (row, epoch) -> batches of (image, labels, mask, row).
+    """Elements (row, epoch) -> batches of (image, labels, mask, row), and known where some are not.
 
     Args:
       rows: elements (row int64[], epoch int64[]); row -1 for padding.
@@ -259,8 +259,9 @@ def _batches(
       on_bad_image: 'error' or 'skip'.
       view: what becomes of an image.
     """
-    # A tensor outside of the graph: referred to, not copied into it.
+    # Tensors outside of the graph: referred to, not copied into it.
     labels = tf.constant(split.labels)
+    known = None if split.known is None else tf.constant(split.known)
     ending = tf.Variable(False)
 
     def example(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -277,6 +278,7 @@ def _batches(
             tf.cast(tf.gather(labels, tf.maximum(row, 0)) & (row >= 0), tf.float32),
             good,
             tf.cast(row, tf.int32),
+            *(() if known is None else (tf.gather(known, tf.maximum(row, 0)),)),
         )
 
     options = tf.data.Options()

@@ -34,12 +34,14 @@ class Batch(NamedTuple):
       labels: float32[B,C], 0 or 1; all zero for padding.
       mask: bool[B]; False for padding and for images that could not be decoded.
       image_id: int32[B]; row of the split (`Split.image_ids[row]` names it), -1 for padding.
+      known: bool[B,C], as in `Split`; None where all labels are known.
     """
 
     inputs: np.ndarray
     labels: np.ndarray
     mask: np.ndarray
     image_id: np.ndarray
+    known: np.ndarray | None = None
 
 
 class ImageSource(Protocol):
@@ -149,11 +151,13 @@ class Split:
       name: 'train', 'validation' or 'test'.
       label_names: C names, in the order of the columns of `labels`.
       image_ids: N unique names, the same wherever the data set lies.
-      labels: bool[N,C].
+      labels: bool[N,C]; False where it is not known.
       images: the encoded images, by row.
       boxes: for each image float32[n,5], one row an object: the column of its label, then
         top, left, bottom, right relative to the height and width of the image as it is decoded;
         None if unknown. Of an image whose boxes cannot be placed there are none.
+      known: bool[N,C], whether somebody has said that the image has the label, or that it has not;
+        None where all labels are known.
     """
 
     dataset: str
@@ -163,6 +167,7 @@ class Split:
     labels: np.ndarray
     images: ImageSource
     boxes: Sequence[np.ndarray] | None = None
+    known: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.image_ids), len(self.label_names))
@@ -171,6 +176,14 @@ class Split:
                 f"labels must be bool{list(expected)}, not "
                 f"{self.labels.dtype}{list(self.labels.shape)}"
             )
+        if self.known is not None:
+            if self.known.shape != expected or self.known.dtype != bool:
+                raise ValueError(
+                    f"known must be bool{list(expected)}, not "
+                    f"{self.known.dtype}{list(self.known.shape)}"
+                )
+            if (self.labels & ~self.known).any():
+                raise ValueError("labels must be False where they are not known")
         if len(set(self.image_ids)) != len(self.image_ids):
             raise ValueError("image_ids must be unique")
         if self.boxes is not None and len(self.boxes) != len(self.image_ids):
@@ -188,12 +201,14 @@ class Split:
             labels=self.labels[rows],
             images=SelectedSource(self.images, rows),
             boxes=selected(self.boxes, rows),
+            known=None if self.known is None else self.known[rows],
         )
 
     def with_labels(self, names: Sequence[str], origin: str) -> Split:
         """The same images with the columns of other labels, matched by their names.
 
-        A label that the split does not know is true for none of its images.
+        A label that the split does not have is true for none of its images. Where the split has
+        labels that are not known, that one is known for none of them.
 
         Args:
           names: C names.
@@ -223,27 +238,41 @@ class Split:
             )
         if lacking:
             logging.warning(
-                "%d of the %d labels of %s are unknown to the %s split, and true for none of its "
+                "%d of the %d labels of %s are unknown to the %s split, and %s none of its "
                 "images: %s",
                 len(lacking),
                 len(names),
                 origin,
                 self.name,
+                "true for" if self.known is None else "judged in",
                 first_shown(lacking),
             )
-        known = columns >= 0
-        labels = np.zeros((len(self), len(names)), bool)
-        labels[:, columns[known]] = self.labels[:, known]
+        shared = columns >= 0
+
+        def moved(cells: np.ndarray) -> np.ndarray:
+            table = np.zeros((len(self), len(names)), bool)
+            table[:, columns[shared]] = cells[:, shared]
+            return table
+
         return replace(
-            self, label_names=names, labels=labels, boxes=_renumbered(self.boxes, columns)
+            self,
+            label_names=names,
+            labels=moved(self.labels),
+            boxes=_renumbered(self.boxes, columns),
+            known=None if self.known is None else moved(self.known),
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the data set, the names, the ids and the labels; not the pixels."""
+        """SHA-256 (hex) over the data set, the names, the ids and the labels; not the pixels.
+
+        Over which labels are known too, where some are not.
+        """
         head = json.dumps([self.dataset, self.name, self.label_names, self.image_ids])
         digest = hashlib.sha256(head.encode())
         digest.update(np.packbits(self.labels, axis=None).tobytes())
+        if self.known is not None:
+            digest.update(np.packbits(self.known, axis=None).tobytes())
         return digest.hexdigest()
 
 

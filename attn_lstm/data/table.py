@@ -58,7 +58,7 @@ class Table:
       paths: N paths relative to `root`, as the file writes them.
       labels: bool[N,C].
       splits: N names of `SPLITS`, or None where nothing divides the images.
-      boxes: as in `Split`.
+      boxes, known: as in `Split`.
     """
 
     source: Path
@@ -69,22 +69,31 @@ class Table:
     labels: np.ndarray
     splits: tuple[str, ...] | None
     boxes: Sequence[np.ndarray] | None = None
+    known: np.ndarray | None = None
 
 
 def combined(root: Path, tables: Sequence[Table]) -> Table:
     """The parts of a data set as one table of its folder.
 
-    Labels are matched by their names; those that only a later part knows come last.
+    Labels are matched by their names; those that only a later part has come last. Of a part with
+    labels that are not known, those that it does not have are not known either.
     """
     if len(tables) == 1 and tables[0].root == root:
         return tables[0]
     names = tuple(one_spelling(name for table in tables for name in table.label_names))
     column_of = {one_form(name): column for column, name in enumerate(names)}
     labels = np.zeros((sum(len(table.paths) for table in tables), len(names)), bool)
+    known = None
+    if any(table.known is not None for table in tables):
+        known = np.ones_like(labels)
     start = 0
     for table in tables:
         end = start + len(table.paths)
-        labels[start:end, [column_of[one_form(name)] for name in table.label_names]] = table.labels
+        columns = [column_of[one_form(name)] for name in table.label_names]
+        labels[start:end, columns] = table.labels
+        if known is not None and table.known is not None:
+            known[start:end] = False
+            known[start:end, columns] = table.known
         start = end
     paths = tuple(
         os.path.relpath(os.path.join(table.root, path), root)
@@ -93,7 +102,7 @@ def combined(root: Path, tables: Sequence[Table]) -> Table:
     )
     splits = tuple(split for table in tables for split in table.splits or ())
     image_ids = tuple(image_id for table in tables for image_id in table.image_ids)
-    return Table(root, root, names, image_ids, paths, labels, splits or None)
+    return Table(root, root, names, image_ids, paths, labels, splits or None, known=known)
 
 
 def divide(
@@ -166,6 +175,7 @@ def split_of(
         missing = [table.paths[row] for row in rows[~present]]
         _report_missing(table, name, missing, len(rows), on_missing)
     rows = rows[present]
+    known = None if table.known is None else table.known[rows]
     return Split(
         dataset=dataset,
         name=name,
@@ -174,6 +184,7 @@ def split_of(
         labels=table.labels[rows],
         images=FileSource(table.root, [path for path in paths if path is not None]),
         boxes=selected(table.boxes, rows),
+        known=None if known is None or known.all() else known,
     )
 
 

@@ -12,7 +12,7 @@ is no list to test on, as from annotation tools, all images with annotations are
 
 Labels are the names of the objects in all lists, sorted; of VOC's own they are always all 20. An
 image has the labels of its objects. Objects that are marked as difficult, which VOC's own
-evaluation leaves out of the count, are labels like the others or none (`difficult`).
+evaluation leaves out of the count, are labels like the others, none, or not known (`difficult`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ NAMES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-DIFFICULT = ("label", "absent")
+DIFFICULT = ("label", "absent", "unknown")
 
 _FOLDERS = ("Annotations", "JPEGImages")
 _LISTS = {
@@ -76,8 +76,8 @@ def load_voc_split(
     Args:
       path: the folder, see above.
       split: 'train', 'validation' or 'test'.
-      difficult: what objects that are marked as difficult are: a 'label' as any other, or
-        'absent'.
+      difficult: what objects that are marked as difficult are: a 'label' as any other,
+        'absent', or 'unknown', where the label has no other object in the image.
       drop_unlabelled: whether to leave out the images without any label.
       validation_fraction: the part of the training images that is held out as 'validation'.
       test_fraction: the part of all images that is for testing, where there are no lists.
@@ -154,7 +154,7 @@ def read(path: str | os.PathLike[str], *, difficult: str = "label") -> Table:
             f"{first_shown(absent)}; unpack VOC's archives there completely"
         )
     annotated = [_annotation(root / "Annotations" / file) for file in files if file]
-    return _table(root, ids, splits, annotated, difficult == "label")
+    return _table(root, ids, splits, annotated, difficult)
 
 
 def _table(
@@ -162,10 +162,10 @@ def _table(
     ids: Sequence[str],
     splits: tuple[str, ...] | None,
     annotated: Sequence[_Annotation],
-    with_difficult: bool,
+    difficult: str,
 ) -> Table:
     counted = [
-        [item for item in annotation.objects if with_difficult or not item.difficult]
+        [item for item in annotation.objects if difficult == "label" or not item.difficult]
         for annotation in annotated
     ]
     found = one_spelling(item.name for annotation in annotated for item in annotation.objects)
@@ -177,6 +177,12 @@ def _table(
         raise UserError(f"{root}: {error}") from error
     for row, objects in enumerate(counted):
         labels[row, [column_of[one_form(item.name)] for item in objects]] = True
+    known = None
+    if difficult == "unknown":
+        known = np.ones_like(labels)
+        for row, annotation in enumerate(annotated):
+            known[row, [column_of[one_form(item.name)] for item in annotation.objects]] = False
+        known |= labels
     paths = _image_paths(root, ids)
     boxes = None
     if all(item.box is not None for objects in counted for item in objects):
@@ -196,7 +202,7 @@ def _table(
             np.array([annotation.size for annotation in annotated], np.int64).reshape(-1, 2),
             [os.path.join(root, path) for path in paths],
         )
-    return Table(root, root, names, tuple(ids), paths, labels, splits, boxes)
+    return Table(root, root, names, tuple(ids), paths, labels, splits, boxes, known)
 
 
 def _image_paths(root: Path, ids: Sequence[str]) -> tuple[str, ...]:

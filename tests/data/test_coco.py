@@ -536,6 +536,14 @@ def test_lvis_is_read_by_its_addresses(tmp_path, place):
         file.write_text(json.dumps(content))
     ids = ["train2017/20.jpg", "val2017/21.jpg", "train2017/22.jpg", "val2017/23.jpg"]
     check_splits(tmp_path, {"test": ids}, ("cat", "dog", "zebra"))
+    split = coco.load_coco_split(tmp_path, "test")
+    # Nobody looked for what is neither annotated nor listed; 2 is annotated, if not everywhere.
+    np.testing.assert_array_equal(split.known, split.labels | [False, False, True])
+    content["images"][0]["neg_category_ids"] = [4]
+    file.write_text(json.dumps(content))
+    assert "'neg_category_ids' of image 20 has 4, which is not in 'categories'" in complaint(
+        tmp_path
+    )
 
 
 def test_files_of_any_name_are_taken_where_their_parts_are_clear(tmp_path):

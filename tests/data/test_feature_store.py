@@ -296,6 +296,9 @@ def test_evaluation_sees_the_rows_of_the_images_in_their_order(numbers, store):
     arguments = {**COMMON, "batch_size": 8}
     ours = feature_eval_batches(numbers, store, **arguments)
     assert_same_rows(ours, eval_batches(numbers, **IMAGES, **arguments))
+    masked = dataclasses.replace(numbers, known=numbers.labels)
+    for batch in feature_eval_batches(masked, store, **arguments):
+        np.testing.assert_array_equal(batch.known, masked.known[np.maximum(batch.image_id, 0)])
 
 
 def test_a_missing_image_is_masked_or_named(numbers, tmp_path):

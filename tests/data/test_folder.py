@@ -163,6 +163,16 @@ def test_columns_keep_the_order_of_the_header(root):
     np.testing.assert_array_equal(labels.labels, [[1, 0], [0, 1]])
 
 
+def test_cells_that_are_blank_or_minus_one_are_not_known(root):
+    # As pandas writes columns of whole numbers, and those with blanks among them.
+    write(root, "labels.csv", "image,sofa,cat,dog\n4.jpg,1,1.0,\n2.png,-1,0.0,-1.0\n")
+    labels = folder.read_labels(root)
+    np.testing.assert_array_equal(labels.labels, [[1, 1, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(labels.known, [[1, 1, 0], [0, 1, 0]])
+    write(root, "labels.csv", "image,sofa,cat\n4.jpg,1,0\n2.png,0,1\n")
+    assert folder.read_labels(root).known is None
+
+
 def test_quotes_protect_commas_quotes_and_bars_in_a_column(root):
     write(root, "labels.csv", 'image,"a, ""b""",c|d\n"x, y.jpg",1,0\n')
     labels = folder.read_labels(root)
@@ -217,7 +227,7 @@ def test_roboflows_labels_of_whole_images_are_read(tmp_path):
     np.testing.assert_array_equal(split.labels, [[1, 0], [1, 1]])
     assert split.images.name(1) == str(tmp_path / "test" / "h.jpg")
     (tmp_path / "test" / "_classes.csv").write_text("filename, cat, dog\ng.jpg, 2, 0")
-    assert "_classes.csv, line 2: label 'cat' is '2'; write 0 or 1" in complaint(tmp_path)
+    assert "_classes.csv, line 2: label 'cat' is '2'; write 1 or 0" in complaint(tmp_path)
 
 
 # ------------------------------------------------------------------- a folder for each label
@@ -427,9 +437,9 @@ def test_no_path_leaves_the_folder(root, form, path):
         ("image,labels\nb.jpg,cat\na.jpg,cat\n\n./a.jpg,dog\n", "line 5: image 'a.jpg' .* line 3"),
         ("image,labels,split\na.jpg,cat,Train\n", "line 2: split 'Train' is none of train, val"),
         ("image,labels,split\na.jpg,cat,\n", "line 2: split '' is none of"),
-        ("image,cat,dog\na.jpg,1,0\nb.jpg,0,yes\n", "line 3: label 'dog' is 'yes'; write 0 or 1"),
-        ("image,cat\na.jpg,1.0\n", "line 2: label 'cat' is '1.0'"),
-        ("image,cat\na.jpg,\n", "line 2: label 'cat' is ''"),
+        ("image,cat,dog\na.jpg,1,0\nb.jpg,0,yes\n", "line 3: label 'dog' is 'yes'; write 1 or 0"),
+        ("image,cat\na.jpg,0.5\n", "line 2: label 'cat' is '0.5'"),
+        ("image,cat\na.jpg,\n", "gives no image a label"),
         ('image,labels\n"a.jpg",cat\n"b.jpg,cat\nc.jpg,cat\n', "line 3: not CSV"),
         ('image,labels\n"a"b.jpg,cat\n', "line 2: not CSV"),
         ("image,labels\n" + "x" * 200_000 + ",cat\n", "line 2: not CSV"),

@@ -16,11 +16,15 @@ HEADER = "ImageID,Source,LabelName,Confidence\n"
 
 
 def labels(ids) -> str:
-    """Each has a tree, odd ones a person, no one a bicycle; of buildings nothing is verified."""
+    """Each has a tree, odd ones a person, no one a bicycle; of buildings nothing is verified.
+
+    Nor is it of persons where 4 divides the number.
+    """
     rows = []
     for i in ids:
         rows.append(f"{i:016x},verification,/m/07j7r,1")
-        rows.append(f"{i:016x},crowdsource-verification,/m/01g317,{i % 2}")
+        if i % 4:
+            rows.append(f"{i:016x},crowdsource-verification,/m/01g317,{i % 2}")
         rows.append(f"{i:016x},verification,/m/0199g,0")
     return HEADER + "\n".join(rows) + "\n"
 
@@ -75,6 +79,7 @@ def test_every_layout_gives_the_same_splits(tmp_path, layout, capsys):
         assert split.label_names == ("Person", "Tree")  # no more is true anywhere
         assert split.image_ids == tuple(f"{i:016x}" for i in PARTS[name])
         np.testing.assert_array_equal(split.labels, [[i % 2, 1] for i in PARTS[name]])
+        np.testing.assert_array_equal(split.known, [[i % 4 > 0, 1] for i in PARTS[name]])
         assert all(Path(split.images.name(row)).is_file() for row in range(len(split)))
     assert check.check(str(tmp_path)) == 0
     assert "15 images, 2 labels, read by data.name=open_images" in capsys.readouterr().out

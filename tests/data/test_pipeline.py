@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 
@@ -142,11 +143,20 @@ def test_a_training_batch_holds_the_rows_of_its_step(numbers):
         np.testing.assert_array_equal(batch.labels, numbers.labels[rows])
         np.testing.assert_array_equal(batch.inputs[:, 0, 0, 0], rows)
         assert batch.mask.all()
-        assert [field.dtype for field in batch] == [np.uint8, np.float32, np.bool_, np.int32]
+        assert [field.dtype for field in batch[:4]] == [np.uint8, np.float32, np.bool_, np.int32]
         assert batch.inputs.shape == (4, SIZE, SIZE, 3)
 
 
 AUGMENT = Augment(flip=True, crop_scale=(0.3, 1.0), randaugment_layers=1, cutout=3)
+
+
+def test_a_batch_says_which_labels_are_known_where_some_are_not(numbers):
+    assert next(train(numbers)).known is None
+    known = numbers.labels | [True, False, True]
+    split = dataclasses.replace(numbers, known=known)
+    batch = next(train(split))
+    assert batch.known.dtype == bool
+    np.testing.assert_array_equal(batch.known, known[batch.image_id])
 
 
 def test_starting_late_is_the_same_as_coming_by(numbers):

@@ -75,6 +75,10 @@ def test_select_takes_every_field_along():
     assert chosen.image_ids == ("image2", "image0")
     assert np.array_equal(chosen.labels, split.labels[[2, 0]])
     assert [len(boxes) for boxes in chosen.boxes] == [2, 0]
+    assert chosen.known is None
+    known = np.arange(8).reshape(4, 2) != 5
+    whole = dataclasses.replace(split, labels=split.labels & known, known=known)
+    assert np.array_equal(whole.select([2, 0]).known, known[[2, 0]])
     assert chosen.images.name(0) == "/nowhere/2.jpg"
     assert chosen.select([1]).images.name(0) == "/nowhere/0.jpg"
 
@@ -89,6 +93,7 @@ def test_the_fingerprint_sees_each_part_of_the_table():
         {"label_names": ("a", "c")},
         {"image_ids": ("image0", "image1", "image2", "x")},
         {"labels": ~split.labels},
+        {"known": split.labels},
     ]
     prints = {dataclasses.replace(split, **change).fingerprint for change in changed}
     assert len(prints | {split.fingerprint}) == len(changed) + 1
@@ -101,6 +106,8 @@ def test_the_fingerprint_sees_each_part_of_the_table():
         {"labels": np.zeros((4, 2), np.float32)},
         {"image_ids": ("a", "a", "b", "c")},
         {"boxes": ()},
+        {"known": np.ones((4, 3), bool)},
+        {"known": np.zeros((4, 2), bool)},
     ],
 )
 def test_a_split_whose_parts_disagree_cannot_be_made(change):
@@ -158,6 +165,41 @@ def test_a_split_without_any_label_is_refused_before_anything_is_computed(tmp_pa
         assert len(load_split(config, other)) == 1
     with pytest.raises(UserError, match=f"the {name} split .* has no label in any of its 1 images"):
         load_split(config, name)
+
+
+def test_what_is_not_known_is_masked_or_absent_as_the_config_has_it(tmp_path):
+    rows = [f"{i}.jpg,1,{'' if i % 2 else 0},{part}"
+            for part in ("train", "validation", "test") for i in range(2)]  # fmt: skip
+    rows = [f"{part}{row}" for part, row in zip("aabbcc", rows, strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,cat,dog,split", *rows]))
+    for row in rows:
+        (tmp_path / row.partition(",")[0]).touch()
+    config = types.SimpleNamespace(
+        name="folder", path=str(tmp_path), drop_unlabelled=False, on_missing="error",
+        validation_fraction=0.1, test_fraction=0.2, split_seed=0, separator="", unknown="mask",
+    )  # fmt: skip
+    masked = load_split(config, "train")
+    assert masked.known.tolist() == [[True, True], [True, False]]
+    config.unknown = "negative"
+    absent = load_split(config, "train")
+    assert absent.known is None and np.array_equal(absent.labels, masked.labels)
+    assert absent.fingerprint != masked.fingerprint
+    text = (tmp_path / "labels.csv").read_text()
+    (tmp_path / "labels.csv").write_text(text.replace(",0,", ",-1,"))
+    assert load_split(config, "test").known is None
+    config.unknown = "mask"
+    with pytest.raises(
+        UserError, match=r"says of no label that an image lacks it.*unknown=negative"
+    ):
+        load_split(config, "test")
+
+
+def test_labels_that_a_split_lacks_are_known_for_none_where_some_are_not():
+    known = np.array([[True, False], [True, True], [True, True], [True, True]])
+    split = make_split()
+    split = dataclasses.replace(split, labels=split.labels & known, known=known, boxes=None)
+    moved = split.with_labels(("c", "b", "a"), "the checkpoint")
+    assert np.array_equal(moved.known, np.column_stack([np.zeros(4, bool), known[:, ::-1]]))
 
 
 def test_columns_follow_other_names_whatever_their_order_and_unicode_form():

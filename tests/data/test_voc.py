@@ -90,15 +90,18 @@ def test_2007_is_trained_on_trainval_and_tested_on_test(tmp_path, place):
     assert abs(int(pixels.mean()) - 9) <= 2
 
 
-def test_difficult_objects_are_labels_or_absent(tmp_path):
+def test_difficult_objects_are_labels_absent_or_unknown(tmp_path):
     make(tmp_path)
-    kept, left = (load(tmp_path, "test", difficult=value) for value in voc.DIFFICULT)
+    kept, left, unsaid = (load(tmp_path, "test", difficult=value) for value in voc.DIFFICULT)
     person, dog = voc.NAMES.index("person"), voc.NAMES.index("dog")
     assert kept.labels[:, person].tolist() == [True, False, True, False]
     assert not left.labels[:, person].any()
     assert left.labels[:, dog].all()  # beside a difficult one there is another
     assert len(left.boxes[1]) == 1 and len(kept.boxes[1]) == 2
     assert left.label_names == kept.label_names
+    np.testing.assert_array_equal(unsaid.labels, left.labels)
+    np.testing.assert_array_equal(unsaid.known, kept.labels == left.labels)
+    assert kept.known is None and left.known is None
 
 
 def test_2012_is_tested_on_val_for_the_annotations_of_its_test_were_never_published(tmp_path):
