@@ -2,11 +2,16 @@
 
 Cross-entropies are summed over labels and averaged over steps, so that the parts weigh the same
 whatever the number of labels and steps.
+
+Labels that are not known (`known`, bool[...,C], None where all are) teach nothing. Losses of
+independent labels have no term for them, rankings no rival, and a softmax runs over the others: it
+is that of the image without these labels. A true label is always a known one.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +25,44 @@ from attn_lstm.warp import expected_warp, warp
 SET_LOSSES = ("bce", "asymmetric", "focal")  # of independent labels, one probability each
 LABEL_LOSSES = (*SET_LOSSES, "softmax", "warp")
 
-# Maps logits float[...,C] and labels [...,C] to a loss float32[...].
-LabelLoss = Callable[[jax.Array, jax.Array], jax.Array]
+
+class LabelLoss(Protocol):
+    """Maps logits float[...,C], labels [...,C] and which are known to a loss float32[...]."""
+
+    def __call__(
+        self, logits: jax.Array, labels: jax.Array, *, known: jax.Array | None = None
+    ) -> jax.Array:
+        """The loss, without anything of labels that are not known."""
+        ...
 
 
-def binary_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+def known_labels(labels: jax.Array, known: jax.Array | None) -> jax.Array:
+    """The labels float32[...,C] with 0 where they are not known, whatever stands there."""
+    return labels if known is None else jnp.where(known, labels, 0.0)
+
+
+def _total(losses: jax.Array, known: jax.Array | None) -> jax.Array:
+    """The sum over the labels that are known: float32[...,C] -> [...]."""
+    return (losses if known is None else jnp.where(known, losses, 0.0)).sum(axis=-1)
+
+
+def binary_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    smoothing: float = 0.0,
+    *,
+    known: jax.Array | None = None,
+) -> jax.Array:
     """Cross-entropy of independent labels, summed over the last axis: float32[...,C] -> [...].
 
     Args:
       logits: float[...,C]; labels: float32[...,C].
       smoothing: s moves the targets towards 1/2: (1 - s) y + s / 2.
+      known: bool[...,C], or None.
     """
     wanted = (1.0 - smoothing) * labels + 0.5 * smoothing
     losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), wanted)
-    return losses.sum(axis=-1)
+    return _total(losses, known)
 
 
 def asymmetric_loss(
@@ -42,6 +71,8 @@ def asymmetric_loss(
     gamma_neg: float = 4.0,
     gamma_pos: float = 0.0,
     clip: float = 0.05,
+    *,
+    known: jax.Array | None = None,
 ) -> jax.Array:
     """Asymmetric loss of independent labels (Ben-Baruch et al. 2021), summed over the last axis.
 
@@ -52,6 +83,7 @@ def asymmetric_loss(
       logits: float[...,C]; labels: float32[...,C], 0 or 1.
       gamma_neg, gamma_pos: how far easy wrong and easy true labels count less.
       clip: the probability up to which a wrong label costs nothing.
+      known: bool[...,C], or None.
 
     Returns:
       float32[...]. Its gradient is that of the formula, as in the paper's analysis; the authors'
@@ -64,11 +96,16 @@ def asymmetric_loss(
     q = -jnp.expm1(log_not_q)
     # Inside too, since a power below 1 has an infinite derivative at 0.
     wrong = jnp.where(q > 0, jnp.where(q > 0, q, 1.0) ** gamma_neg * log_not_q, 0.0)
-    return -(labels * true + (1.0 - labels) * wrong).sum(axis=-1)
+    return -_total(labels * true + (1.0 - labels) * wrong, known)
 
 
 def focal_loss(
-    logits: jax.Array, labels: jax.Array, gamma: float = 2.0, alpha: float = 0.0
+    logits: jax.Array,
+    labels: jax.Array,
+    gamma: float = 2.0,
+    alpha: float = 0.0,
+    *,
+    known: jax.Array | None = None,
 ) -> jax.Array:
     """Focal loss of independent labels (Lin et al. 2017), summed over the last axis.
 
@@ -78,6 +115,7 @@ def focal_loss(
       logits: float[...,C]; labels: float32[...,C], 0 or 1.
       gamma: how far easy labels count less.
       alpha: weight of true labels, 1 - alpha that of wrong ones; 0: both weigh 1.
+      known: bool[...,C], or None.
 
     Returns:
       float32[...].
@@ -85,20 +123,29 @@ def focal_loss(
     losses = optax.losses.sigmoid_focal_loss(
         logits.astype(jnp.float32), labels, alpha=alpha or None, gamma=gamma
     )
-    return losses.sum(axis=-1)
+    return _total(losses, known)
 
 
-def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def softmax_cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, known: jax.Array | None = None
+) -> jax.Array:
     """Cross-entropy of one softmax over all labels against y/|y| (Gong et al. 2013).
 
     Args:
       logits: float[B,C]; labels: float32[B,C], 0 or 1.
+      known: bool[B,C], or None.
 
     Returns:
       float32[B]; 0 for an image without labels, which has no such distribution.
     """
     wanted = labels / jnp.maximum(labels.sum(axis=-1, keepdims=True), 1.0)
-    return -(wanted * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)).sum(axis=-1)
+    logits = logits.astype(jnp.float32)
+    if known is None:
+        return -(wanted * jax.nn.log_softmax(logits, axis=-1)).sum(axis=-1)
+    # An image of which nothing is known has no softmax, and no label to be held against.
+    counts = known | ~known.any(axis=-1, keepdims=True)
+    log_probs = jax.nn.log_softmax(jnp.where(counts, logits, -jnp.inf), axis=-1)
+    return -(wanted * jnp.where(counts, log_probs, 0.0)).sum(axis=-1)
 
 
 def label_loss(
@@ -147,6 +194,8 @@ def set_step_loss(
     emitted: jax.Array,
     labels: jax.Array,
     smoothing: float = 0.0,
+    *,
+    known: jax.Array | None = None,
 ) -> jax.Array:
     """Binary cross-entropy of every step against a set, averaged over the steps.
 
@@ -156,6 +205,7 @@ def set_step_loss(
       emitted: bool[B,T,C], labels emitted before each step.
       labels: float32[B,C], 0 or 1.
       smoothing: as in `binary_cross_entropy`.
+      known: bool[B,C], or None.
 
     Returns:
       float32[B].
@@ -169,7 +219,9 @@ def set_step_loss(
         wanted = jnp.where(emitted, 0.0, labels[:, None])
     else:
         raise ValueError(f"unknown target {target!r}; choose one of: all, remaining")
-    return binary_cross_entropy(step_logits, wanted, smoothing).mean(axis=-1)
+    if known is not None:
+        known = known[:, None]
+    return binary_cross_entropy(step_logits, wanted, smoothing, known=known).mean(axis=-1)
 
 
 def sequence_targets(
@@ -237,6 +289,7 @@ def parts(
     order: str,
     target: str,
     smoothing: float = 0.0,
+    known: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """The parts of one row's loss, float32[B] each; their sum is what is minimised.
 
@@ -252,17 +305,22 @@ def parts(
       map_loss: of M_map.
       order: `config.order`; target: `config.decoder.target`.
       smoothing: of the steps.
+      known: bool[B,C], or None. A softmax of a step has no place for the other labels, as if they
+        had left the pool.
     """
     losses = {}
     if label_logits is not None:
-        losses["map"] = map_loss(label_logits, labels)
+        losses["map"] = map_loss(label_logits, labels, known=known)
     if unrolled is None:
         return losses
     logits, emitted = unrolled.logits, unrolled.emitted
     if emits_end_token(order, target):
+        if known is not None:
+            emitted = emitted | ~known[:, None]
+            unrolled = unrolled.replace(emitted=emitted)
         method = target if target in ALIGNMENTS else order
         targets = sequence_targets(method, unrolled, labels, rank)
         losses["step"] = sequence_step_loss(targets, logits, emitted, smoothing)
     else:
-        losses["step"] = set_step_loss(target, logits, emitted, labels, smoothing)
+        losses["step"] = set_step_loss(target, logits, emitted, labels, smoothing, known=known)
     return losses

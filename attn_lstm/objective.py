@@ -11,7 +11,7 @@ from attn_lstm.label_pool import Choice, emit_most_confident
 from attn_lstm.losses import LabelLoss
 from attn_lstm.models.dropout import row_keys
 from attn_lstm.models.network import Network
-from attn_lstm.ordering import next_target, random_rank
+from attn_lstm.ordering import emits_end_token, next_target, random_rank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +34,18 @@ class Objective:
     smoothing: float
 
 
-def training_choice(order: str, labels: jax.Array, rank: jax.Array) -> Choice:
+def training_choice(
+    order: str, labels: jax.Array, rank: jax.Array, pool: jax.Array | None = None
+) -> Choice:
     """What a training step emits (paper: training).
 
     The order-free network feeds itself its own emissions, as inference does; the other orders are
-    taught with the true prefix.
+    taught with the true prefix. `pool`, bool[B,C], are the labels that it may emit; None for all.
     """
     if order == "confidence":
-        return emit_most_confident
+        if pool is None:
+            return emit_most_confident
+        return lambda logits, emitted: emit_most_confident(logits, emitted | ~pool)
     return lambda logits, emitted: next_target(order, logits, (labels > 0) & ~emitted, rank)
 
 
@@ -55,6 +59,7 @@ def image_losses(
     *,
     encoded: bool,
     dropout: jax.Array | None = None,
+    known: jax.Array | None = None,
 ) -> tuple[dict[str, jax.Array], Any]:
     """The parts of the loss by name, float32[B] each, and the batch statistics behind this batch.
 
@@ -64,15 +69,20 @@ def image_losses(
       dropout: key[] of a training step; None evaluates. The loss 'warp' and the order 'random' draw
         from it too: in evaluation that loss is its mean value, and that order has the frequent
         labels first.
+      known: bool[B,C], or None where all labels are; the others teach nothing, see `losses`. Where
+        each step is held against one label and the sequence ends by a token, a sequence goes over
+        the known labels alone, as its softmax does; steps that are held against a set may emit any.
     """
     train = dropout is not None
+    labels = losses.known_labels(labels, known)
+    pool = known if emits_end_token(objective.order, objective.target) else None
     keys = None if dropout is None else row_keys(dropout, len(labels), network.axis_name)
     if objective.order == "random" and keys is not None:
         rank = random_rank(keys, network.num_labels)
     outputs, updates = network.apply(
         variables,
         inputs,
-        training_choice(objective.order, labels, rank),
+        training_choice(objective.order, labels, rank, pool),
         objective.steps,
         train=train,
         encoded=encoded,
@@ -88,5 +98,6 @@ def image_losses(
         order=objective.order,
         target=objective.target,
         smoothing=objective.smoothing,
+        known=known,
     )
     return parts, updates.get("batch_stats", {})

@@ -76,7 +76,9 @@ class Row:
         return predict(self.decision, self.network, variables, seen, threshold)
 
 
-def create_row(config: ml_collections.ConfigDict, num_labels: int, *, images: int = 0) -> Row:
+def create_row(
+    config: ml_collections.ConfigDict, num_labels: int, *, images: int = 0, partial: bool = False
+) -> Row:
     """The row of a validated, resolved config; the same object for configs that differ in the seed.
 
     What was compiled for a row then serves all of its runs in this process.
@@ -85,21 +87,23 @@ def create_row(config: ml_collections.ConfigDict, num_labels: int, *, images: in
       num_labels: C.
       images: of the training split; needed to make or restore variables of a row that remembers
         them.
+      partial: some labels of these images are not known.
     """
     same = ml_collections.ConfigDict(config).unlock()
     same.seed = 0
-    return _create_row(ml_collections.FrozenConfigDict(same), head_of(config), num_labels, images)
+    frozen = ml_collections.FrozenConfigDict(same)
+    return _create_row(frozen, head_of(config), num_labels, images, partial)
 
 
 @functools.lru_cache(maxsize=8)
 def _create_row(
-    config: ml_collections.FrozenConfigDict, head: Head, num_labels: int, images: int
+    config: ml_collections.FrozenConfigDict, head: Head, num_labels: int, images: int, partial: bool
 ) -> Row:
     learns = head.fit == "descent"
     parts = ("map",) * (head.preliminary and learns) + ("step",) * head.sequential
     search = config.search
     return Row(
-        network=create_network(config, num_labels, axis_name=AXIS, images=images),
+        network=create_network(config, num_labels, axis_name=AXIS, images=images, partial=partial),
         objective=Objective(
             parts=parts,
             steps=config.decoder.max_labels,

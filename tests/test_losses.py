@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
@@ -300,3 +300,81 @@ def test_the_best_constant_leaves_no_slope(loss):
 def test_it_is_known_before_a_function_runs_that_is_being_compiled():
     found = jax.jit(lambda: losses.best_constant(losses.binary_cross_entropy, 0.25))()
     assert float(found) == pytest.approx(0.25, rel=0.01)
+
+
+# Of M_map, `config.order` and `config.decoder.target`: each value of each once.
+ROWS = [
+    ("bce", "confidence", "all"),
+    ("asymmetric", "confidence", "remaining"),
+    ("focal", "confidence", "ranked"),
+    ("softmax", "confidence", "mla"),
+    ("warp", "confidence", "pla"),
+    ("bce", "frequent_first", "all"),
+    ("bce", "rare_first", "all"),
+]
+
+
+@functools.partial(jax.jit, static_argnames="row")
+def losses_and_gradients(row, logits, step_logits, emitted, predicted, labels, rank, known=None):
+    loss, order, target = row
+
+    def total(logits, step_logits):
+        unrolled = Unrolled(step_logits, emitted, predicted, None)
+        wanted = losses.known_labels(labels, known)
+        parts = losses.parts(
+            logits, unrolled, wanted, rank, map_loss=losses.label_loss(loss), order=order,
+            target=target, smoothing=0.1, known=known,
+        )  # fmt: skip
+        return sum(part.sum() for part in parts.values()), parts
+
+    return jax.grad(total, argnums=(0, 1), has_aux=True)(logits, step_logits)
+
+
+@pytest.mark.parametrize("row", ROWS)
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10_000))
+def test_a_label_that_is_not_known_is_as_if_there_were_no_such_label(row, seed):
+    """Whatever is said of it, whatever its logits; for targets that are sets also if emitted."""
+    end = int(row[1] != "confidence" or row[2] not in ("all", "remaining"))
+    rng = np.random.default_rng(seed)
+    step_logits, truth, emitted = random_steps(seed, batch=1, end=end)
+    logits = rng.normal(size=(1, 3)).astype(np.float32)
+    order = np.argsort(emitted.sum(1)[0])[::-1].astype(np.int32)  # what left the pool first
+    rank = rng.permutation(5)
+    columns = np.sort(rng.permutation(5)[:3])
+    alone = losses_and_gradients(
+        row, logits, step_logits, emitted, order[None], truth, np.argsort(np.argsort(rank[columns]))
+    )
+
+    def beside(values, others):
+        whole = np.array(others)
+        whole[..., columns] = values[..., :3]
+        return np.concatenate([whole, values[..., 3:]], axis=-1)
+
+    known = np.isin(np.arange(5), columns)[None]
+    large = rng.normal(scale=50, size=(1, 3, 5)).astype(np.float32)
+    said = rng.choice(np.array([0, 1, np.nan, 7], np.float32), (1, 5))
+    pool = np.zeros((1, 3, 5), bool)
+    pool[:, 1:, ~known[0]] = not end  # emitted by the first step
+    (of_map, of_steps), parts = losses_and_gradients(
+        row, beside(logits, large[:, 0]), beside(step_logits, large), beside(emitted, pool),
+        columns[order].astype(np.int32)[None], beside(truth, said), rank, known,
+    )  # fmt: skip
+    (map_alone, steps_alone), parts_alone = alone
+    for name, part in parts_alone.items():
+        np.testing.assert_allclose(parts[name], part, rtol=1e-4, atol=1e-6)
+    nothing = np.zeros((1, 3, 5), np.float32)
+    np.testing.assert_allclose(of_map, beside(map_alone, nothing[:, 0]), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(of_steps, beside(steps_alone, nothing), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", [ROWS[0], *ROWS[3:5]])
+def test_an_image_of_which_nothing_is_known_has_no_loss_and_no_gradient(row):
+    end = int(row[2] in ALIGNMENTS)
+    step_logits, truth, emitted = random_steps(0, batch=2, end=end)
+    order = np.tile(np.arange(3, dtype=np.int32), (2, 1))
+    gradients, parts = losses_and_gradients(
+        row, step_logits[:, 0, :3], step_logits, emitted, order, truth, RANK, np.zeros((2, 3), bool)
+    )
+    for leaf in jax.tree.leaves((gradients, parts)):
+        np.testing.assert_allclose(leaf, 0, atol=1e-6)

@@ -14,7 +14,7 @@ from attn_lstm.rows import create_row
 from attn_lstm.warp import expected_warp
 
 
-def losses_of(tiny_config, method, labels, overrides=(), dropout=None):
+def losses_of(tiny_config, method, labels, overrides=(), dropout=None, known=None):
     """v_map's logits and the losses, from parameters that depend on the method alone."""
     plain = {"decoder.dropout": 0.0}
     config = resolve(tiny_config(method, **{**plain, **dict(overrides)}))
@@ -27,8 +27,9 @@ def losses_of(tiny_config, method, labels, overrides=(), dropout=None):
     rank = jnp.arange(labels.shape[1])
     row = create_row(config, labels.shape[1])
     parts, _ = image_losses(
-        row.objective, network, variables, features, labels, rank, encoded=True, dropout=dropout
-    )
+        row.objective, network, variables, features, labels, rank, encoded=True, dropout=dropout,
+        known=known,
+    )  # fmt: skip
     assert tuple(parts) == row.objective.parts
     return network.apply(variables, features, method="label_logits"), parts
 
@@ -54,6 +55,20 @@ def test_a_random_order_is_drawn_in_training_and_that_of_the_frequencies_in_eval
     drawn = [step_loss("random_order", dropout=jax.random.key(key)) for key in (0, 0, 1)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("method", ["order_free", "mla", "frequent_first"])
+def test_what_is_said_of_labels_that_are_not_known_changes_no_loss(tiny_config, method):
+    known = jnp.tile(jnp.array([[True, True, False, True, False, False]]), (4, 1))
+    labels = jnp.tile(jnp.array([[1.0, 0, 0, 1, 0, 0]]), (4, 1))
+    told = jnp.where(known, labels, jnp.array([[1.0], [0.0], [jnp.nan], [9.0]]))
+    (_, parts), (_, others), (_, absent) = (
+        losses_of(tiny_config, method, truth, known=mask)
+        for truth, mask in ((labels, known), (told, known), (labels, None))
+    )
+    for name, part in parts.items():
+        np.testing.assert_array_equal(part, others[name])
+        assert (part < absent[name]).all()  # negatives cost something
 
 
 def test_cnn_rnn_has_no_loss_of_m_map(tiny_config):

@@ -135,3 +135,20 @@ def test_four_devices_draw_what_one_draws():
         out_specs=SPLIT,
     )  # fmt: skip
     np.testing.assert_allclose(mapped(scores, labels, key), loss(scores, labels, key), rtol=1e-6)
+
+
+@given(st.integers(0, 10_000))
+def test_labels_that_are_not_known_are_never_drawn(seed):
+    rng = np.random.default_rng(seed)
+    known = rng.random((6, 5)) < 0.7
+    labels = ((rng.random((6, 5)) < 0.5) & known).astype(np.float32)
+    scores, others = rng.normal(size=(2, 6, 5)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(seed), 6)
+    for function in (lambda *x, **y: warp(*x, keys, **y), expected_warp):
+        np.testing.assert_array_equal(
+            function(scores, labels, known=known),
+            function(np.where(known, scores, 9 * others), labels, known=known),
+        )
+        np.testing.assert_allclose(
+            function(scores, labels, known=np.ones_like(known)), function(scores, labels), rtol=1e-6
+        )

@@ -31,6 +31,7 @@ class Sizes:
       dtype: compute type.
       axis_name: mapped axis over which the batch is split.
       prior: probability at which labels start, as in `initializers.label_prior`.
+      partial: some labels of the training split's images are not known.
     """
 
     num_labels: int
@@ -38,6 +39,7 @@ class Sizes:
     dtype: jnp.dtype
     axis_name: str | None
     prior: float | None
+    partial: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _csra(config: ml_collections.ConfigDict, sizes: Sizes) -> dict[str, Any]:
 
 def _knn(config: ml_collections.ConfigDict, sizes: Sizes) -> dict[str, Any]:
     neighbours = Neighbours(
-        sizes.num_labels, sizes.images, config.knn.neighbours, name="neighbours"
+        sizes.num_labels, sizes.images, config.knn.neighbours, sizes.partial, name="neighbours"
     )
     return {"set_head": neighbours, "link": lambda shares: shares}
 

@@ -67,17 +67,20 @@ class Neighbours(nn.Module):
     """A vote of the k nearest training images, kept in the collection 'memory'.
 
     'memory' holds `features` float32[N,D] as `describe` makes them, `labels` bool[N,C], `known`
-    bool[N] (False for an image that could not be read) and `count` int32[], k.
+    bool[N] (False for an image that could not be read) and `count` int32[], k; where `partial`,
+    `judged` bool[N,C] too, the labels that are known.
 
     Attributes:
       num_labels: C.
       images: N; needed by `init` alone.
       count: k; 0 takes the one in the memory.
+      partial: some labels of the images are not known.
     """
 
     num_labels: int
     images: int = 0
     count: int = 0
+    partial: bool = False
 
     looks: ClassVar[bool] = False
 
@@ -88,14 +91,17 @@ class Neighbours(nn.Module):
         Each of the k neighbours has one vote for each of its labels. One vote more is shared by
         the whole neighbourhood, the largest of `CANDIDATES`, in proportion to exp(similarity). It
         decides between labels with equal votes and never over an unequal number. The result is
-        the share of the k + 1 votes. It looks nowhere, and learns nothing when `train`.
+        the share of the k + 1 votes; where `partial`, of the votes of those of which the label is
+        known, and 0 without any. It looks nowhere, and learns nothing when `train`.
         """
         queries = describe(images)
         shape = (self.images, queries.shape[-1])
         features = self.variable("memory", "features", jnp.zeros, shape, jnp.float32).value
-        labels = self.variable(
-            "memory", "labels", jnp.zeros, (self.images, self.num_labels), bool
-        ).value
+        table = self.images, self.num_labels
+        labels = self.variable("memory", "labels", jnp.zeros, table, bool).value
+        judged = None
+        if self.partial:
+            judged = self.variable("memory", "judged", jnp.zeros, table, bool).value
         known = self.variable("memory", "known", jnp.zeros, (self.images,), bool).value
         kept_count = self.variable("memory", "count", jnp.zeros, (), jnp.int32).value
         if self.is_initializing():
@@ -105,5 +111,12 @@ class Neighbours(nn.Module):
         asked = (jnp.arange(reach) < (self.count or kept_count)) & (similarity > -jnp.inf)
         votes = asked + jax.nn.softmax(similarity, axis=-1)
         total = asked.sum(axis=-1, keepdims=True) + 1
+
         # A sum in the order of the neighbours, so that labels with the same voters stay equal.
-        return (votes[..., None] * labels[rows]).sum(axis=1) / total, None
+        def counted(cells: jax.Array) -> jax.Array:
+            return (votes[..., None] * cells[rows]).sum(axis=1)
+
+        if judged is not None:
+            total = counted(judged)
+            return jnp.where(total > 0, counted(labels) / jnp.where(total > 0, total, 1), 0), None
+        return counted(labels) / total, None

@@ -178,6 +178,7 @@ def create_network(
     *,
     axis_name: str | None = None,
     images: int = 0,
+    partial: bool = False,
 ) -> Network:
     """The network of a validated, resolved config.
 
@@ -186,13 +187,16 @@ def create_network(
       num_labels: C.
       axis_name: the mapped axis, where it will train inside a mapped step.
       images: of the training split; needed by `init` for a head that remembers them.
+      partial: some labels of these are not known.
     """
     dtype = jnp.dtype(config.dtype)
     backbone, preprocessing = _create_backbone(config.backbone, dtype, axis_name)
     start = prior(config, num_labels)
     attributes = {
         "link": jax.nn.softmax if config.loss == "softmax" else jax.nn.sigmoid,
-        **head_of(config).build(config, Sizes(num_labels, images, dtype, axis_name, start)),
+        **head_of(config).build(
+            config, Sizes(num_labels, images, dtype, axis_name, start, partial)
+        ),
     }
     return Network(
         backbone=backbone,

@@ -50,7 +50,7 @@ def open_checkpoint(
     """
     validate(config)
     table = workdir.load_labels(directory)
-    row = create_row(config, len(table.names), images=table.images)
+    row = create_row(config, len(table.names), images=table.images, partial=table.partial)
     if abstract is None:
         abstract = jax.eval_shape(
             lambda: init_variables(row.network, config.data.image_size, jax.random.key(0))

@@ -102,7 +102,8 @@ class Programs:
         return jax.jit(program.call, compiler_options=options).lower(*arguments).compile()
 
     def _traced(self) -> Any:
-        row = create_row(self._config, len(self._table.names), images=self._table.images)
+        table = self._table
+        row = create_row(self._config, len(table.names), images=table.images, partial=table.partial)
         return parallel.map_over_devices(
             row.search, self._mesh, in_specs=(REPLICATED, SPLIT, REPLICATED), out_specs=SPLIT
         )
@@ -136,6 +137,7 @@ class Programs:
             "config": {k: v for k, v in flatten(self._config) if k not in _WITHOUT_EFFECT},
             "labels": len(self._table.names),
             "images": self._table.images,
+            "partial": self._table.partial,
             "devices": [device.device_kind for device in self._mesh.devices.flat],
             "rows": rows,
             "versions": {name: version(name) for name in _VERSIONED},

@@ -39,8 +39,9 @@ def make_eval_step(row: Row) -> EvalStep:
         if row.objective.parts:
             # Where the row feeds itself, the losses need the greedy pass too: XLA makes it once.
             parts, _ = image_losses(
-                row.objective, row.network, variables, features, batch.labels, rank, encoded=True
-            )
+                row.objective, row.network, variables, features, batch.labels, rank, encoded=True,
+                known=batch.known,
+            )  # fmt: skip
         seen = observe(row.decision, row.network, variables, features)
         cam = None
         if row.attends:

@@ -37,6 +37,7 @@ class LabelTable:
     names: tuple[str, ...]  # C, in the order of the label vector
     counts: tuple[int, ...]  # C, training images that have the label
     images: int  # in the training split
+    partial: bool = False  # some of its labels are not known
 
 
 @contextlib.contextmanager
@@ -186,13 +187,18 @@ def load_labels(workdir: Path) -> LabelTable:
     values = read_json(path)
     try:
         table = LabelTable(
-            values["dataset"], tuple(values["names"]), tuple(values["counts"]), values["images"]
+            values["dataset"],
+            tuple(values["names"]),
+            tuple(values["counts"]),
+            values["images"],
+            values.get("partial", False),  # of versions that knew all labels
         )
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         raise damaged(path, "not a label table of this program") from None
     if (
         not all(isinstance(value, str) for value in (table.dataset, *table.names))
         or not all(isinstance(value, int) for value in (table.images, *table.counts))
+        or not isinstance(table.partial, bool)
         or len(table.names) != len(table.counts)
         or not all(0 <= count <= table.images for count in table.counts)
     ):

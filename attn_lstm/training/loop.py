@@ -120,7 +120,8 @@ def _check_shared(
 def label_table(split: Split) -> workdir.LabelTable:
     """What the run must remember of its training split."""
     counts = tuple(int(n) for n in split.labels.sum(axis=0))
-    return workdir.LabelTable(split.dataset, split.label_names, counts, len(split))
+    partial = split.known is not None
+    return workdir.LabelTable(split.dataset, split.label_names, counts, len(split), partial)
 
 
 def _hold_nothing() -> None:
@@ -156,7 +157,7 @@ class Run:
             scale=config.optimizer.backbone_scale if config.backbone.weights else 1.0,
             resting_blocks=config.backbone.resting_blocks,
         )
-        self.row = create_row(config, len(table.names), images=table.images)
+        self.row = create_row(config, len(table.names), images=table.images, partial=table.partial)
         self.fit = FITS[self.row.fit]
         self.last_step = self.fit.last_step(config)
         self.eval_step = split_pass.map_eval_step(self.row, mesh)

@@ -40,11 +40,13 @@ class Memory:
         """
         pieces, count = self._pieces, self._pieces.config.knn.neighbours
         features, known = self._describe_images(state.variables)
+        split = pieces.splits["train"]
         memory = {
             "features": features,
-            "labels": pieces.splits["train"].labels,
+            "labels": split.labels,
             "known": known,
             "count": np.int32(count),
+            **({} if split.known is None else {"judged": split.known}),
         }
         memory = parallel.replicate(memory, pieces.mesh)
         if not count:

@@ -62,6 +62,7 @@ def make_train_step(
                 rank,
                 encoded=row.encoded,
                 dropout=dropout,
+                known=batch.known,
             )
             sums = {name: jnp.where(batch.mask, part, 0.0).sum() for name, part in parts.items()}
             # This device's share of the mean over the global batch; gradients are summed below.

@@ -19,7 +19,7 @@ def unit(rng, *shape):
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def vote(queries, features, labels, count, known=None, fixed=0):
+def vote(queries, features, labels, count, known=None, fixed=0, judged=None):
     """The votes of a memory, from a module that was made without its size."""
     known = np.ones(len(features), bool) if known is None else known
     memory = {
@@ -28,7 +28,9 @@ def vote(queries, features, labels, count, known=None, fixed=0):
         "known": jnp.asarray(known),
         "count": jnp.int32(count),
     }
-    module = Neighbours(labels.shape[1], count=fixed)
+    if judged is not None:
+        memory["judged"] = jnp.asarray(judged)
+    module = Neighbours(labels.shape[1], count=fixed, partial=judged is not None)
     regions = jnp.asarray(queries)[:, None]  # of images with a single one
     return np.asarray(jax.jit(module.apply)({"memory": memory}, regions)[0])
 
@@ -106,6 +108,23 @@ def test_a_vote_by_hand():
     e /= e.sum()
     ours = vote(jnp.array([[1.0, 0.0]]), features, labels, 2)
     np.testing.assert_allclose(ours[0], [(1 + e[0]) / 3, (1 + e[1]) / 3, e[2] / 3, 1], rtol=1e-6)
+
+
+def test_an_image_has_no_vote_on_labels_that_are_not_known_of_it():
+    rng = np.random.default_rng(3)
+    queries, features = unit(rng, 4, 8), unit(rng, 30, 8)
+    labels, judged = rng.random((30, 3)) < 0.5, rng.random((30, 3)) < 0.6
+    judged[:, 2] = False
+    ours = vote(queries, features, labels & judged, 5, judged=judged)
+    # Of each label the share among the neighbours that know it, with their part of the last vote.
+    nearness = queries @ features.T
+    votes = np.exp(nearness) / np.exp(nearness).sum(1, keepdims=True)
+    for row, order in enumerate(np.argsort(-nearness, axis=1)):
+        votes[row, order[:5]] += 1
+    total = votes @ judged
+    wanted = np.divide(votes @ (labels & judged), total, out=np.zeros((4, 3)), where=total > 0)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-5)
+    assert not ours[:, 2].any()
 
 
 @pytest.mark.parametrize("readable", [40, 4])  # more and fewer than k
