@@ -19,11 +19,14 @@ What is empty is never silently 0:
   `over_all_labels` gives its figures.
 - No image, or no true label at all, is a `ValueError`.
 
-Masks take images out by selection, so what stands in a masked row (padding, NaN) has no effect.
+Masks take images out by selection, so what stands in a masked row (padding, NaN) has no effect. Nor
+has what stands where a label of an image is not known (`known`): such a pair is neither true nor
+predicted, and the ranking of a label is that of the images of which it is known.
 """
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -38,6 +41,7 @@ def multilabel_metrics(
     mask: ArrayLike | None = None,
     *,
     names: Sequence[str] | None = None,
+    known: ArrayLike | None = None,
 ) -> dict[str, float]:
     """The six figures of the paper's tables and macro-F1, in percent.
 
@@ -46,6 +50,7 @@ def multilabel_metrics(
       labels: bool[N,C] or 0/1, the true label sets.
       mask: bool[N] or 0/1, the images that count; None counts all.
       names: of the C labels, for the warning; None numbers them.
+      known: bool[N,C] or 0/1, the labels that count; None counts all.
 
     Returns:
       'C-P', 'C-R', 'C-F1', 'O-P', 'O-R', 'O-F1' as in the module's head, and 'macro-F1', the mean
@@ -56,21 +61,25 @@ def multilabel_metrics(
       ValueError: shapes that do not fit, values other than 0 and 1, no image left by the mask, or
         no true label among the images.
     """
-    figures = per_class(predicted, labels, mask=mask)
+    figures = per_class(predicted, labels, mask=mask, known=known)
     means = averaged(figures)
     _warn_without_example(figures["true"] == 0, names)
     return means
 
 
 def over_all_labels(
-    predicted: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
+    predicted: ArrayLike,
+    labels: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    known: ArrayLike | None = None,
 ) -> dict[str, float]:
     """`multilabel_metrics` as the paper has it: precision and F1 are sums over all C labels by C.
 
     A label that is neither true nor predicted counts as 0 in them, as with scikit-learn's
     `zero_division=0`. No warning.
     """
-    figures = per_class(predicted, labels, mask=mask)
+    figures = per_class(predicted, labels, mask=mask, known=known)
     zeroed = {name: np.nan_to_num(figures[name], nan=0.0) for name in ("precision", "f1")}
     return averaged({**figures, **zeroed})
 
@@ -100,6 +109,8 @@ def per_class(
     labels: ArrayLike,
     scores: ArrayLike | None = None,
     mask: ArrayLike | None = None,
+    *,
+    known: ArrayLike | None = None,
 ) -> dict[str, np.ndarray]:
     """The figures of each label, each an array over the C labels.
 
@@ -108,6 +119,7 @@ def per_class(
       labels: bool[N,C] or 0/1, the true label sets.
       scores: float[N,C], higher for likelier labels, or None to leave out average precision.
       mask: bool[N] or 0/1, the images that count; None counts all.
+      known: bool[N,C] or 0/1, the labels that count; None counts all.
 
     Returns:
       'precision' (0 for a label that is true and never predicted), 'recall' (nan for a label
@@ -120,8 +132,9 @@ def per_class(
       ValueError: shapes that do not fit, values other than 0 and 1, scores that are not finite, or
         no image left by the mask.
     """
-    chosen, wanted = _select(mask, predicted=predicted, labels=labels)
-    chosen, wanted = _as_bool("predicted", chosen), _as_bool("labels", wanted)
+    chosen, wanted, counted = _select(mask, predicted=predicted, labels=labels, known=known)
+    chosen = _as_bool("predicted", _where(counted, chosen))
+    wanted = _as_bool("labels", _where(counted, wanted))
     true, found, correct = (np.count_nonzero(x, axis=0) for x in (wanted, chosen, chosen & wanted))
     figures = {
         "precision": _percent(correct, found, empty=np.where(true, 0.0, np.nan)),
@@ -132,7 +145,7 @@ def per_class(
         "correct": correct,
     }
     if scores is not None:
-        figures["average_precision"] = 100 * average_precision(scores, labels, mask)
+        figures["average_precision"] = 100 * average_precision(scores, labels, mask, known=known)
     return figures
 
 
@@ -142,13 +155,14 @@ def mean_average_precision(
     mask: ArrayLike | None = None,
     *,
     names: Sequence[str] | None = None,
+    known: ArrayLike | None = None,
 ) -> float:
     """The mean of `average_precision` over the labels with a true example, in percent.
 
     Takes the arguments of `average_precision`, with its errors; no true label at all is a
     `ValueError` too. The names are for the warning, as in `multilabel_metrics`.
     """
-    values = average_precision(scores, labels, mask)
+    values = average_precision(scores, labels, mask, known=known)
     missing = np.isnan(values)
     if missing.all():
         raise ValueError("nothing to count: none of the images has a true label")
@@ -157,7 +171,11 @@ def mean_average_precision(
 
 
 def average_precision(
-    scores: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
+    scores: ArrayLike,
+    labels: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    known: ArrayLike | None = None,
 ) -> np.ndarray:
     """The average precision of each label's ranking of the images, as a fraction of 1.
 
@@ -169,6 +187,7 @@ def average_precision(
       scores: float[N,C], finite, higher for likelier labels.
       labels: bool[N,C] or 0/1, the true label sets.
       mask: bool[N] or 0/1, the images that count; None counts all.
+      known: bool[N,C] or 0/1, the labels that count; None counts all.
 
     Returns:
       float64[C], nan for a label without a true example.
@@ -177,8 +196,12 @@ def average_precision(
       ValueError: shapes that do not fit, labels other than 0 and 1, scores that are not finite, or
         no image left by the mask.
     """
-    scores, labels = _select(mask, scores=scores, labels=labels)
-    columns = zip(_as_finite("scores", scores).T, _as_bool("labels", labels).T, strict=True)
+    ranked, wanted, counted = _select(mask, scores=scores, labels=labels, known=known)
+    ranked = _as_finite("scores", _where(counted, ranked))
+    wanted = _as_bool("labels", _where(counted, wanted))
+    columns = [*zip(ranked.T, wanted.T, strict=True)]
+    if counted is not None:
+        columns = [(s[of], true[of]) for (s, true), of in zip(columns, counted.T, strict=True)]
     return np.array([_average_precision(score, true) for score, true in columns])
 
 
@@ -246,9 +269,14 @@ def _warn_once(text: str) -> None:
     logging.warning("%s", text)
 
 
-def _select(mask: ArrayLike | None, **named: ArrayLike) -> list[np.ndarray]:
-    """The rows of the arrays [N,C] that the mask [N] keeps, after a check of their shapes."""
+def _select(mask: ArrayLike | None, *, known: ArrayLike | None, **named: ArrayLike) -> list[Any]:
+    """The rows of the arrays [N,C] that the mask [N] keeps, after a check of their shapes.
+
+    Behind them which of the cells are known, bool[N,C], or None.
+    """
     arrays = {name: np.asarray(value) for name, value in named.items()}
+    if known is not None:
+        arrays["known"] = _as_bool("known", np.asarray(known))
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) > 1 or len(next(iter(shapes))) != 2:
         got = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
@@ -262,7 +290,13 @@ def _select(mask: ArrayLike | None, **named: ArrayLike) -> list[np.ndarray]:
         raise ValueError(
             f"nothing to count: {np.count_nonzero(keep)} of {images} images, {labels} labels"
         )
-    return [array[keep] for array in arrays.values()]
+    chosen = [array[keep] for array in arrays.values()]
+    return chosen if known is not None else [*chosen, None]
+
+
+def _where(known: np.ndarray | None, array: np.ndarray) -> np.ndarray:
+    """The array with 0 where it does not count."""
+    return array if known is None else np.where(known, array, np.zeros((), array.dtype))
 
 
 def _as_bool(name: str, array: np.ndarray) -> np.ndarray:

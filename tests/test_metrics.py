@@ -300,3 +300,46 @@ def test_top_k_refuses_more_labels_than_there_are(k):
 def test_top_k_refuses_scores_of_one_image_alone():
     with pytest.raises(ValueError, match=re.escape("(4,)")):
         metrics.top_k(np.zeros(4), 1)
+
+
+@given(results(), st.randoms(use_true_random=False))
+def test_labels_that_are_not_known_count_in_no_figure(drawn, random):
+    predicted, labels, scores, mask = drawn
+    rng = np.random.default_rng(random.randrange(2**32))
+    known = rng.random(labels.shape) < 0.6
+    image, label = np.argwhere(labels & mask[:, None])[0]
+    known[image, label] = True
+
+    def figures(predicted, labels, scores):
+        return (
+            metrics.multilabel_metrics(predicted, labels, mask, known=known),
+            metrics.over_all_labels(predicted, labels, mask, known=known),
+            metrics.mean_average_precision(scores, labels, mask, known=known),
+            metrics.per_class(predicted, labels, scores, mask, known=known),
+        )
+
+    ours = figures(predicted, labels, scores)
+    anything = np.where(known, 0, rng.choice([0.0, 1.0, np.nan, 5.0], labels.shape))
+    np.testing.assert_equal(
+        figures(
+            np.where(known, predicted, anything),
+            np.where(known, labels, anything),
+            np.where(known, scores, anything),
+        ),
+        ours,
+    )
+    counted = known & mask[:, None]
+    for i, of in enumerate(counted.T):  # scikit-learn, on the images of which the label is known
+        true, found = labels[of, i], predicted[of, i]
+        expected = {"true": true.sum(), "predicted": found.sum(), "correct": (true & found).sum()}
+        assert {name: ours[3][name][i] for name in expected} == expected
+        if true.any():
+            expected = sk.average_precision_score(true, scores[of, i])
+            assert ours[3]["average_precision"][i] == pytest.approx(100 * expected)
+    overall = sk.f1_score(labels[counted], predicted[counted], zero_division=0)
+    assert ours[0]["O-F1"] == pytest.approx(100 * overall)
+
+
+def test_a_table_of_what_is_known_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"of one shape, got .* known"):
+        metrics.multilabel_metrics(PREDICTED, LABELS, known=np.ones((4, 3), bool))

@@ -73,13 +73,14 @@ def describe_labels(labels: Table, rows: Mapping[str, np.ndarray], reader: str =
       reader: the `data.name` that reads it.
     """
     names = labels.label_names
-    whole = count_labels(names, labels.labels)
+    whole = count_labels(names, labels.labels, labels.known)
     of_split = {name: count_labels(names, labels.labels[rows[name]]) for name in SPLITS}
     sizes = whole["labels_an_image"]
     return "\n\n".join(
         [
             f"{labels.source}: {numbered(whole['images'], 'image')}, "
-            f"{numbered(whole['labels'], 'label')}, read by data.name={reader}\n{_origin(labels)}",
+            f"{numbered(whole['labels'], 'label')}, read by data.name={reader}\n{_origin(labels)}"
+            f"{_unknown(labels)}",
             split_table({**of_split, "all": whole}),
             f"Labels an image: {sizes['mean']:.2f} on average, {sizes['max']} at most.\n"
             + sufficient_length(sizes["max"]),
@@ -97,6 +98,15 @@ def _origin(labels: Table) -> str:
     return "Splits as they are named there; validation is held out of train as by default."
 
 
+def _unknown(labels: Table) -> str:
+    if labels.known is None or labels.known.all():
+        return ""
+    return (
+        f"\nOf {1 - labels.known.mean():.1%} of all labels of all images nothing is known: they "
+        "teach nothing and count in no figure, or are taken for absent with data.unknown=negative."
+    )
+
+
 def _label_table(whole: Mapping[str, Any], of_split: Mapping[str, Mapping[str, Any]]) -> str:
     """The labels, the most frequent first, with their numbers of images in all and by split."""
     images = [
@@ -106,8 +116,10 @@ def _label_table(whole: Mapping[str, Any], of_split: Mapping[str, Mapping[str, A
     lines = []
     for line in whole["frequencies"]:
         total, *parts = (f"{counts[line['label']]:,}" for counts in images)
-        lines.append([line["label"], total, percent(line["share"]), *parts])
-    return plain_table([["label", "images", "share", *of_split], *lines])
+        known = [f"{line['known']:,}"] if "known" in line else []
+        lines.append([line["label"], total, percent(line["share"]), *parts, *known])
+    last = ["known"] if "known" in whole["frequencies"][0] else []
+    return plain_table([["label", "images", "share", *of_split, *last], *lines])
 
 
 # --------------------------------------------------------------------------------- the images
@@ -208,7 +220,12 @@ def _section(title: str, lines: Sequence[str]) -> str:
 # --------------------------------------------------------------------------------- the verdict
 
 
-def obstacles(findings: Findings, labels: np.ndarray, rows: Mapping[str, np.ndarray]) -> list[str]:
+def obstacles(
+    findings: Findings,
+    labels: np.ndarray,
+    rows: Mapping[str, np.ndarray],
+    known: np.ndarray | None = None,
+) -> list[str]:
     """What stands in the way of training and evaluating, each with its remedy; [] for nothing."""
     found = []
     if findings.missing:
@@ -231,7 +248,17 @@ def obstacles(findings: Findings, labels: np.ndarray, rows: Mapping[str, np.ndar
                 "other rows for it, or have another part drawn with data.split_seed or "
                 "data.validation_fraction)"
             )
+        elif known is not None and _lacks_absent(labels[rows[name]], known[rows[name]]):
+            found.append(
+                f"no label that is known to be absent in the {name} split (write 0 for those, or "
+                "set data.unknown=negative)"
+            )
     return found
+
+
+def _lacks_absent(labels: np.ndarray, known: np.ndarray) -> bool:
+    """Whether some labels are not known, and none is known to be absent, of bool[N,C] each."""
+    return not known.all() and bool(labels[known].all())
 
 
 def remarks(findings: Findings, names: Sequence[str]) -> list[str]:
@@ -280,7 +307,7 @@ def check(path: str, separator: str = "") -> int:
         split_of[of_split] = name
     findings = examine(table.root, table.paths, split_of.tolist())
     print(describe_images(findings), end="\n\n")
-    found = obstacles(findings, table.labels, rows)
+    found = obstacles(findings, table.labels, rows, table.known)
     print(verdict(found, remarks(findings, table.label_names)))
     return NOT_USABLE if found else USABLE
 

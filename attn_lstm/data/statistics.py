@@ -22,27 +22,32 @@ _PAIRS = 10  # co-occurrences listed
 
 def label_statistics(split: Split) -> dict[str, Any]:
     """What `count_labels` finds in a split, with its 'dataset' and the name of the 'split'."""
-    counts = count_labels(split.label_names, split.labels)
+    counts = count_labels(split.label_names, split.labels, split.known)
     return {"dataset": split.dataset, "split": split.name, **counts}
 
 
-def count_labels(label_names: Sequence[str], labels: np.ndarray) -> dict[str, Any]:
+def count_labels(
+    label_names: Sequence[str], labels: np.ndarray, known: np.ndarray | None = None
+) -> dict[str, Any]:
     """The label statistics of N images, ready for JSON.
 
     Args:
       label_names: C names.
       labels: bool[N,C].
+      known: bool[N,C], or None where all labels are known.
 
     Returns:
       'images', 'labels': N and C; 'unlabelled_images': those without a label.
       'labels_an_image': {'mean' (None without images), 'max', 'images': how many have 0, 1 …}.
       'frequencies': of every label {'label', 'rank', 'images', 'share' of all images}, the most
       frequent first, which has rank 1; of equals the lower column, as the orders of training
-      have it.
+      have it. Where some labels are not known, 'known' is the number of images of which this one
+      is, and the share is that of these.
       'pairs': of the labels that are most often on one image {'labels': two names, 'images',
       'share'}, the most frequent first; at most 10, and none that never occurs.
     """
     images, sizes, counts = len(labels), labels.sum(axis=1), labels.sum(axis=0)
+    judged = None if known is None else known.sum(axis=0)
     return {
         "images": images,
         "labels": len(label_names),
@@ -53,7 +58,12 @@ def count_labels(label_names: Sequence[str], labels: np.ndarray) -> dict[str, An
             "images": np.bincount(sizes).tolist(),
         },
         "frequencies": [
-            {"label": label_names[label], "rank": rank, **_share(counts[label], images)}
+            {
+                "label": label_names[label],
+                "rank": rank,
+                **_share(counts[label], images if judged is None else judged[label]),
+                **({} if judged is None else {"known": int(judged[label])}),
+            }
             for rank, label in enumerate(np.argsort(-counts, kind="stable"), start=1)
         ],
         "pairs": [

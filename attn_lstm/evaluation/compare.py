@@ -235,6 +235,7 @@ class Draws:
     def __init__(self) -> None:
         self.images = 0  # N
         self._truth: np.ndarray | None = None
+        self._known: np.ndarray | None = None
         self._of: dict[tuple[str, int], Resampled] = {}  # by method and seed
 
     def add(self, row: Finished, run: Path) -> None:
@@ -245,13 +246,13 @@ class Draws:
             not those that its row was counted from.
         """
         path = _predictions(run, row)
-        labels, scores, truth = summary.read_npz(path)
+        labels, scores, truth, known = summary.read_npz(path)
         again = f"remove {run / ROW}, and the run is evaluated again"
         if self._truth is None:
-            self._truth, self.images = truth, len(truth)
-        if not np.array_equal(truth, self._truth):
+            self._truth, self._known, self.images = truth, known, len(truth)
+        if not (_equal(truth, self._truth) and _equal(known, self._known)):
             raise UserError(f"{path} is of other test images than the runs before it: {again}")
-        resampled = bootstrap.resample(labels, scores, truth)
+        resampled = bootstrap.resample(labels, scores, truth, known=known)
         figures = [row.figures[name] for name in bootstrap.FIGURES]
         if not np.allclose(resampled.observed, figures, rtol=1e-5, atol=0):
             raise UserError(f"{path} is of another evaluation than the run's row: {again}")
@@ -271,6 +272,12 @@ class Draws:
             first, second = ([self._of[run.method, run.seed] for run in runs] for runs in sides)
             result[other] = bootstrap.differences(first, second)
         return result
+
+
+def _equal(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(first, second)
 
 
 def _write_tables(

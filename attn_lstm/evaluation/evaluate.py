@@ -152,10 +152,12 @@ def tune(
     chosen = candidates[best]
     tau = Threshold(float(thresholds.GRID[best]))
     if config.search.thresholds == "per_class":
-        own = thresholds.choose_by_label(chosen.scores, chosen.truth, data.label_names, tau.value)
+        own = thresholds.choose_by_label(
+            chosen.scores, chosen.truth, data.label_names, tau.value, chosen.known
+        )
         tau = Threshold(tau.value, own)
         chosen = cut(chosen, tau.of(data.label_names))
-    fitted = calibration.fit(chosen.scores, chosen.truth)
+    fitted = calibration.fit(*chosen.judged_pairs())
     with parallel.agreed():
         if parallel.is_first_host():
             tuned.save_threshold(directory, opened.step, config.search, tau)

@@ -55,7 +55,12 @@ def differences(first: Sequence[Resampled], second: Sequence[Resampled]) -> dict
 
 
 def resample(
-    labels: np.ndarray, scores: np.ndarray, truth: np.ndarray, resamples: int = RESAMPLES
+    labels: np.ndarray,
+    scores: np.ndarray,
+    truth: np.ndarray,
+    resamples: int = RESAMPLES,
+    *,
+    known: np.ndarray | None = None,
 ) -> Resampled:
     """The figures of one run on its images, and on so many draws of them with replacement.
 
@@ -67,7 +72,11 @@ def resample(
       labels: bool[N,C], the predicted sets; scores: float[N,C], finite; truth: bool[N,C], with a
         true label.
       resamples: R.
+      known: bool[N,C], the labels that count; None for all.
     """
+    if known is not None:
+        # Behind all true images, whose scores are finite, nothing is ranked.
+        labels, scores, truth = labels & known, np.where(known, scores, -np.inf), truth & known
     counted = np.concatenate([labels & truth, labels, truth], axis=1).astype(np.float32)
     rankings = [
         _Ranking(scores[:, label], truth[:, label]) for label in np.flatnonzero(truth.any(axis=0))

@@ -38,7 +38,7 @@ def fit(scores: np.ndarray, truth: np.ndarray) -> Calibration:
     others, so that a split on which the scores make no mistake does not give certainties.
 
     Args:
-      scores: float[N,C], 0 to 1; truth: bool[N,C].
+      scores: float[M], 0 to 1; truth: bool[M].
     """
     from sklearn.linear_model import LogisticRegression  # takes seconds, and is seldom asked for
 

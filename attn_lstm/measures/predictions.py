@@ -9,7 +9,7 @@ import numpy as np
 class Predictions:
     """Host arrays of all N images of a split, in its order, for one threshold."""
 
-    labels: np.ndarray  # bool[N,C]
+    labels: np.ndarray  # bool[N,C], as they are predicted, known or not
     scores: np.ndarray  # float32[N,C]
     sequence: np.ndarray  # int32[N,T]
     probabilities: np.ndarray  # float32[N,T]
@@ -19,6 +19,26 @@ class Predictions:
     image_id: np.ndarray  # int32[N], rows of the split
     regions: int | None  # K
     cam_peaks: np.ndarray | None = None  # int32[N,C], where M_map's own map of a label has its peak
+    known: np.ndarray | None = None  # bool[N,C], as in `Split`: what of it figures count
+
+    @property
+    def judged(self) -> np.ndarray:
+        """The predicted labels that count, bool[N,C]: of those that are known."""
+        return self.labels if self.known is None else self.labels & self.known
+
+    @property
+    def judged_sequence(self) -> np.ndarray:
+        """`sequence` with -1 at the labels that are not known."""
+        if self.known is None:
+            return self.sequence
+        emitted = np.maximum(self.sequence, 0)
+        return np.where(np.take_along_axis(self.known, emitted, axis=1), self.sequence, -1)
+
+    def judged_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32[M] and truth bool[M] of all labels of all images that are known."""
+        if self.known is None:
+            return self.scores.ravel(), self.truth.ravel()
+        return self.scores[self.known], self.truth[self.known]
 
 
 def cut(predictions: Predictions, tau: float | np.ndarray) -> Predictions:

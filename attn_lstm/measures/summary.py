@@ -22,9 +22,10 @@ from attn_lstm.measures.predictions import Predictions
 def to_npz(predictions: Predictions, split: Split) -> bytes:
     """A file for NumPy with what was predicted of each image of a split.
 
-    It holds `images` (N names), `names` (of the C labels), `labels` and `truth` bool[N,C], and
-    `scores` float32[N,C].
+    It holds `images` (N names), `names` (of the C labels), `labels` and `truth` bool[N,C], `scores`
+    float32[N,C], and where some labels are not known `known` bool[N,C].
     """
+    known: dict[str, Any] = {} if predictions.known is None else {"known": predictions.known}
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -33,6 +34,7 @@ def to_npz(predictions: Predictions, split: Split) -> bytes:
         labels=predictions.labels,
         truth=predictions.truth,
         scores=predictions.scores,
+        **known,
     )
     return buffer.getvalue()
 
@@ -43,6 +45,7 @@ class Kept(NamedTuple):
     labels: np.ndarray  # bool[N,C], the predicted sets
     scores: np.ndarray  # float32[N,C]
     truth: np.ndarray  # bool[N,C]
+    known: np.ndarray | None  # bool[N,C]; None where all labels are known
 
 
 def read_npz(path: Path) -> Kept:
@@ -53,7 +56,8 @@ def read_npz(path: Path) -> Kept:
     """
     try:
         with np.load(path, allow_pickle=False) as kept:
-            return Kept(kept["labels"], kept["scores"], kept["truth"])
+            known = kept["known"] if "known" in kept.files else None
+            return Kept(kept["labels"], kept["scores"], kept["truth"], known)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read ({first_line(error)}): delete it, and have the run evaluated "
@@ -67,8 +71,10 @@ def figures(predictions: Predictions, names: Sequence[str] | None = None) -> dic
     The names of the C labels are for the warning of those that have no true example.
     """
     truth = predictions.truth
-    result = metrics.multilabel_metrics(predictions.labels, truth, names=names)
-    result["mAP"] = metrics.mean_average_precision(predictions.scores, truth, names=names)
+    result = metrics.multilabel_metrics(predictions.judged, truth, names=names)
+    result["mAP"] = metrics.mean_average_precision(
+        predictions.scores, truth, names=names, known=predictions.known
+    )
     parts = {name: float(x.mean(dtype=np.float64)) for name, x in predictions.losses.items()}
     result |= {f"loss_{name}": mean for name, mean in parts.items()}
     if parts:
@@ -77,9 +83,15 @@ def figures(predictions: Predictions, names: Sequence[str] | None = None) -> dic
 
 
 def top3_figures(predictions: Predictions) -> dict[str, float]:
-    """C-P … O-F1 and macro-F1 in percent of the 3 best labels of every image, by their scores."""
-    best = metrics.top_k(predictions.scores, min(3, predictions.truth.shape[1]))
-    return metrics.averaged(metrics.per_class(best, predictions.truth))
+    """C-P … O-F1 and macro-F1 in percent of the 3 best labels of every image, by their scores.
+
+    Of those that are known.
+    """
+    scores, known = predictions.scores, predictions.known
+    if known is not None:
+        scores = np.where(known, scores, scores.min() - 1)
+    best = metrics.top_k(scores, min(3, scores.shape[1]))
+    return metrics.averaged(metrics.per_class(best, predictions.truth, known=known))
 
 
 def report(
@@ -92,7 +104,9 @@ def report(
     """Everything that `eval.py` writes: figures, the top-3 row, diagnostics and per-class figures.
 
     'left_out_labels' names the labels that are neither true nor predicted, which no figure knows;
-    'over_all_labels' has the figures in which they count as 0.
+    'over_all_labels' has the figures in which they count as 0. Where some labels are not known,
+    'unknown_pairs' is the number of those of all images, which no figure counts, and each label has
+    the number of 'known' images.
 
     Args:
       predictions: of a split.
@@ -101,23 +115,27 @@ def report(
       fitted: what brings the scores closer to frequencies, if it is known.
       maps: float[N,T,K], where the network looked for each label of the sequences, if anywhere.
     """
-    truth, labels = predictions.truth, predictions.labels
+    truth, labels, known = predictions.truth, predictions.judged, predictions.known
     result: dict[str, Any] = figures(predictions, split.label_names)
     whole = metrics.over_all_labels(labels, truth)
     result["over_all_labels"] = {name: whole[name] for name in ("C-P", "C-F1", "macro-F1")}
-    unknown = ~(labels.any(axis=0) | truth.any(axis=0))
-    result["left_out_labels"] = [split.label_names[label] for label in np.flatnonzero(unknown)]
+    neither = ~(labels.any(axis=0) | truth.any(axis=0))
+    result["left_out_labels"] = [split.label_names[label] for label in np.flatnonzero(neither)]
+    if known is not None:
+        result["unknown_pairs"] = int(np.count_nonzero(~known))
     result["top-3"] = top3_figures(predictions)
     result["images"], result["labels"] = map(int, truth.shape)
     result["unreadable_images"] = len(split) - len(truth)
     boxes = None if split.boxes is None else [split.boxes[row] for row in predictions.image_id]
-    diagnosis = diagnostics.diagnose(predictions.sequence, labels, truth, counts, boxes)
+    diagnosis = diagnostics.diagnose(predictions.judged_sequence, labels, truth, counts, boxes)
     sizes = diagnosis["set_size"]
     result["set_size"] = {name: sizes[name]["mean"] for name in ("true", "predicted")}
     result["diagnostics"] = diagnosis
     result["calibration"] = calibration_report(predictions, fitted)
     result |= looking_report(predictions, boxes, maps)
-    per_class = metrics.per_class(labels, truth, predictions.scores)
+    per_class = metrics.per_class(labels, truth, predictions.scores, known=known)
+    if known is not None:
+        per_class["known"] = np.count_nonzero(known, axis=0)
     result["per_class"] = {
         name: {figure: _number(values[i]) for figure, values in per_class.items()}
         for i, name in enumerate(split.label_names)
@@ -141,7 +159,7 @@ def looking_report(
       `looking.pointing`, by 'attention' and, where there is one, by M_map's 'cam'. Nothing for rows
       that look nowhere.
     """
-    sequence, peaks, regions = predictions.sequence, predictions.peaks, predictions.regions
+    sequence, peaks, regions = predictions.judged_sequence, predictions.peaks, predictions.regions
     if peaks is None or regions is None:
         return {}
     changes: dict[str, Any] = looking.same_peak(peaks, sequence)
@@ -164,14 +182,14 @@ def calibration_report(predictions: Predictions, fitted: Calibration | None) -> 
       'error', the expected calibration error; where a line was fitted to other images, its 'slope'
       and 'bias' and the 'calibrated_error' that it leaves.
     """
-    right = predictions.truth.ravel()
+    scores, right = predictions.judged_pairs()
 
     def error(probabilities: np.ndarray) -> float:
-        return 100 * calibration_error(probabilities.ravel().clip(0, 1), right)
+        return 100 * calibration_error(probabilities.clip(0, 1), right)
 
-    result = {"error": error(predictions.scores)}
+    result = {"error": error(scores)}
     if fitted is not None:
-        result["calibrated_error"] = error(fitted(predictions.scores))
+        result["calibrated_error"] = error(fitted(scores))
         result |= dataclasses.asdict(fitted)
     return result
 

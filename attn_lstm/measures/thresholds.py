@@ -60,13 +60,17 @@ def choose(candidates: Sequence[Predictions], kind: str = "global") -> int:
     names = ("O-F1",) if kind == "micro" else ("C-F1", "O-F1")
     means = []
     for predictions in candidates:
-        figures = metrics.averaged(metrics.per_class(predictions.labels, predictions.truth))
+        figures = metrics.averaged(metrics.per_class(predictions.judged, predictions.truth))
         means.append(np.mean([figures[name] for name in names]))
     return _middle_of_the_best(np.array(means))
 
 
 def choose_by_label(
-    scores: np.ndarray, truth: np.ndarray, names: Sequence[str], tau: float
+    scores: np.ndarray,
+    truth: np.ndarray,
+    names: Sequence[str],
+    tau: float,
+    known: np.ndarray | None = None,
 ) -> dict[str, float]:
     """A τ of its own for each label with a true image, the further from `tau` the more it has.
 
@@ -76,11 +80,13 @@ def choose_by_label(
     Args:
       scores: float[N,C], 0 to 1; truth: bool[N,C]; names: C.
       tau: of all labels.
+      known: bool[N,C], the images that count for each label; None for all of them.
     """
     common, chosen = float(logit(tau)), {}
     for label in np.flatnonzero(truth.any(axis=0)).tolist():
         true = np.count_nonzero(truth[:, label])
-        own = float(logit(_best_cut(scores[:, label], truth[:, label])))
+        counted = slice(None) if known is None else known[:, label]
+        own = float(logit(_best_cut(scores[counted, label], truth[counted, label])))
         mean = (true * own + _PRIOR_IMAGES * common) / (true + _PRIOR_IMAGES)
         chosen[names[label]] = 1 / (1 + math.exp(-mean))
     return chosen

@@ -20,7 +20,8 @@ from matplotlib.textpath import text_to_path
 from attn_lstm.reports import fonts
 from attn_lstm.reports.gallery import Emitted, Example
 
-RIGHT, WRONG = "✓", "✗"  # a mark beside the colour: for print and for the colour-blind
+# A mark beside the colour, for print and for the colour-blind; the last where truth is not known.
+RIGHT, WRONG, UNKNOWN = "✓", "✗", "?"
 DPI = 150
 COLUMNS = 5  # the image and four labels, then rows of five
 
@@ -58,7 +59,7 @@ def draw(example: Example, columns: int = COLUMNS) -> Figure:
     page.entry("True", ", ".join(example.true) or "none")
     page.skip(_GAP / 2)
     cells = [
-        _Cell(emitted.overlay, _caption(step, emitted), wrong=not emitted.right)
+        _Cell(emitted.overlay, _caption(step, emitted), wrong=emitted.right is False)
         for step, emitted in enumerate(example.emitted, 1)
         if emitted.overlay is not None
     ]
@@ -145,8 +146,11 @@ def _heading(text: str, width: int, size: float) -> np.ndarray:
 _Line = tuple[str, FontProperties, str]  # text, font, colour
 
 
+_VERDICTS = {True: (RIGHT, _INK), False: (WRONG, _RED), None: (UNKNOWN, _INK)}
+
+
 def _caption(step: int, emitted: Emitted) -> list[_Line]:
-    mark, colour = (RIGHT, _INK) if emitted.right else (WRONG, _RED)
+    mark, colour = _VERDICTS[emitted.right]
     detail = f"p {emitted.probability:.2f}"
     if emitted.peak is not None:
         detail += f" · peak {emitted.peak:.1f}"

@@ -58,26 +58,32 @@ def chart(draw: Callable[[Axes], None], size: tuple[float, float] = _SIZE) -> st
 
 
 def precision_recall(
-    scores: np.ndarray, truth: np.ndarray, points: dict[str, tuple[float, float]]
+    scores: np.ndarray,
+    truth: np.ndarray,
+    points: dict[str, tuple[float, float]],
+    known: np.ndarray | None = None,
 ) -> str:
     """Curves of every label, of all of them together, and what was predicted.
 
     Args:
       scores: float[N,C]; truth: bool[N,C].
       points: name -> (recall, precision) in percent, of the predicted sets.
+      known: bool[N,C], the labels that count; None for all.
     """
+    counts = np.ones(truth.shape, bool) if known is None else known
 
     def draw(axes: Axes) -> None:
         _f1_lines(axes)
         frequent = np.argsort(-truth.sum(0), kind="stable")[:_MAX_CURVES]
         drawn = frequent[truth[:, frequent].sum(0) >= _LEAST_TRUE]
         if len(drawn) > _LEGIBLE_CURVES:
-            _band(axes, truth[:, drawn], scores[:, drawn])
+            _band(axes, truth[:, drawn], scores[:, drawn], counts[:, drawn])
         else:
             for label in drawn:
-                _curve(axes, truth[:, label], scores[:, label], color=GREY, lw=0.6, alpha=0.35)
+                of = counts[:, label]
+                _curve(axes, truth[of, label], scores[of, label], color=GREY, lw=0.6, alpha=0.35)
             axes.plot([], [], color=GREY, lw=1, label=f"each of {_LEAST_TRUE} images or more")
-        _curve(axes, truth.ravel(), scores.ravel(), color=BLUE, lw=2.2, label="all labels together")
+        _curve(axes, truth[counts], scores[counts], color=BLUE, lw=2.2, label="all labels together")
         for (name, (recall, precision)), marker in zip(points.items(), "o^", strict=False):
             axes.plot(recall, precision, marker, color=ORANGE, ms=9, mec="white", label=name)
         axes.set(xlim=(0, 100), ylim=(0, 102), xlabel="recall, %", ylabel="precision, %")
@@ -97,12 +103,13 @@ def _f1_lines(axes: Axes) -> None:
         axes.annotate(f"F1 {f1}", (99, f1 * 99 / (198 - f1)), color=GREY, fontsize=7, ha="right")
 
 
-def _band(axes: Axes, truth: np.ndarray, scores: np.ndarray) -> None:
+def _band(axes: Axes, truth: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> None:
     """Of many labels the median, and what lies between the tenth and the ninetieth of a hundred."""
     grid = np.linspace(0, 1, _CURVE_POINTS)
     precisions = []
     for label in range(truth.shape[1]):
-        precision, recall, _ = precision_recall_curve(truth[:, label], scores[:, label])
+        of = counts[:, label]
+        precision, recall, _ = precision_recall_curve(truth[of, label], scores[of, label])
         # The first cut, from the strictest on, that reaches the recall.
         precisions.append(precision[np.searchsorted(-recall, -grid, side="right") - 1])
     low, median, high = np.percentile(precisions, [10, 50, 90], axis=0) * 100

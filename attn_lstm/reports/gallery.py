@@ -23,7 +23,7 @@ class Emitted:
     label: int  # column of the label vector
     name: str
     probability: float  # when it was emitted
-    right: bool
+    right: bool | None  # None where it is not known
     # uint8[h,w,3], the image under the attention of its step; the image's maps share their scale
     overlay: np.ndarray | None
     peak: float | None  # the largest attention, as a multiple of an even spread's
@@ -63,11 +63,11 @@ def best_and_worst(predictions: Predictions, count: int) -> tuple[np.ndarray, np
       Two int64 arrays of at most `count` indices into the arrays of `predictions`; where there
       are not enough images for both, the best have their share first.
     """
-    f1 = image_f1(predictions.labels, predictions.truth)
+    f1 = image_f1(predictions.judged, predictions.truth)
     # Rows that minimise nothing have no losses.
     loss = sum(predictions.losses.values(), np.zeros(len(f1)))
-    right = (predictions.labels & predictions.truth).sum(1)
-    mistakes = (predictions.labels ^ predictions.truth).sum(1)
+    right = (predictions.judged & predictions.truth).sum(1)
+    mistakes = (predictions.judged ^ predictions.truth).sum(1)
     best = np.lexsort((loss, -right, -f1))[:count]
     worst = np.lexsort((-loss, -mistakes, f1))
     return best, worst[~np.isin(worst, best)][:count]
@@ -80,7 +80,7 @@ def covering(predictions: Predictions, chosen: Sequence[int] | np.ndarray, size:
     right, one where it is missed and one where it is wrong. Which image that is, and what fills up
     the rest, is drawn from a fixed seed: nobody has picked it.
     """
-    predicted, truth = predictions.labels, predictions.truth
+    predicted, truth = predictions.judged, predictions.truth
     rows = dict.fromkeys(int(row) for row in chosen)
     order = np.random.default_rng(_SEED).permutation(len(truth))
     by_frequency = np.argsort(-truth.sum(0), kind="stable")
@@ -100,6 +100,7 @@ def make_example(
     predicted: tuple[np.ndarray, np.ndarray, np.ndarray | None],
     truth: np.ndarray,
     resize: str,
+    known: np.ndarray | None = None,
 ) -> Example:
     """What is shown of one image.
 
@@ -111,6 +112,7 @@ def make_example(
         the attention maps float[T,K] of a square of regions, or None.
       truth: bool[C].
       resize: `config.data.resize`.
+      known: bool[C], the labels of which the truth is; None for all.
     """
     image = _shrink(image)
     sequence, probabilities, maps = predicted
@@ -125,10 +127,12 @@ def make_example(
             shown = overlay(image, attention, resize, top)
             peak = float(attention.max() * maps.shape[-1])
         probability = float(probabilities[step])
-        emitted.append(Emitted(label, names[label], probability, bool(truth[label]), shown, peak))
+        verdict = bool(truth[label]) if known is None or known[label] else None
+        emitted.append(Emitted(label, names[label], probability, verdict, shown, peak))
     true = np.flatnonzero(truth)
     missed = true[~np.isin(true, sequence)]
     right = len(true) - len(missed)
+    judged = sum(label.right is not None for label in emitted)
     return Example(
         image_id=image_id,
         image=image,
@@ -136,7 +140,7 @@ def make_example(
         true=tuple(names[label] for label in true.tolist()),
         missed=tuple(names[label] for label in missed.tolist()),
         missed_labels=tuple(missed.tolist()),
-        f1=2 * right / (len(true) + len(emitted)) if len(true) + len(emitted) else 1.0,
+        f1=2 * right / (len(true) + judged) if len(true) + judged else 1.0,
     )
 
 

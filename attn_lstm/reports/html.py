@@ -183,7 +183,7 @@ def _precision_recall(result: Mapping[str, Any], predictions: Predictions) -> di
     }
     return _figure(
         "Precision and recall",
-        charts.precision_recall(predictions.scores, predictions.truth, points),
+        charts.precision_recall(predictions.scores, predictions.truth, points, predictions.known),
         f"Precision-recall curves; mAP {result['mAP']:.1f} %",
         "Curves rank all images by the labels' scores, without interpolation. Sets that come from "
         "a search, not from a cut of these scores, need not lie on a curve.",
@@ -191,16 +191,18 @@ def _precision_recall(result: Mapping[str, Any], predictions: Predictions) -> di
 
 
 def _reliability(result: Mapping[str, Any], predictions: Predictions) -> dict[str, Any]:
-    emitted = predictions.sequence >= 0
+    sequence = predictions.judged_sequence
+    emitted = sequence >= 0
     images = np.nonzero(emitted)[0]
-    scores, truth = predictions.scores.ravel().clip(0, 1), predictions.truth.ravel()
+    scores, truth = predictions.judged_pairs()
+    scores = scores.clip(0, 1)
     series = {"score of every label": (scores.astype(np.float64), truth)}
     if "slope" in (fitted := result["calibration"]):
         series["the score calibrated"] = Calibration(fitted["slope"], fitted["bias"])(scores), truth
     if emitted.any():
         series["at its prediction"] = (
             predictions.probabilities[emitted].clip(0, 1).astype(np.float64),
-            predictions.truth[images, predictions.sequence[emitted]],
+            predictions.truth[images, sequence[emitted]],
         )
     errors = {name: 100 * calibration_error(*values) for name, values in series.items()}
     listed = ", ".join(f"{error:.1f} points ({name})" for name, error in errors.items())
@@ -268,8 +270,9 @@ def _order(
     diagnosis: Mapping[str, Any], predictions: Predictions, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """When labels are predicted against how frequent they are; nothing where there is no order."""
-    emitted = predictions.sequence >= 0
-    labels = predictions.sequence[emitted]
+    sequence = predictions.judged_sequence
+    emitted = sequence >= 0
+    labels = sequence[emitted]
     positions = np.nonzero(emitted)[1] + 1
     count = np.bincount(labels, minlength=len(names))
     true = predictions.truth.sum(0)
@@ -347,7 +350,7 @@ def _co_occurrence(predictions: Predictions, names: Sequence[str]) -> list[dict[
         return []
     shown = [names[label] for label in chosen]
     figures = []
-    for kind, sets in (("true", predictions.truth), ("predicted", predictions.labels)):
+    for kind, sets in (("true", predictions.truth), ("predicted", predictions.judged)):
         together = _together(sets[:, chosen])
         with np.errstate(invalid="ignore"):
             share = together / np.diag(together)[:, None]
@@ -362,7 +365,7 @@ def _co_occurrence(predictions: Predictions, names: Sequence[str]) -> list[dict[
             )
         )
     true, predicted = (
-        100 * _together(sets) / len(sets) for sets in (predictions.truth, predictions.labels)
+        100 * _together(sets) / len(sets) for sets in (predictions.truth, predictions.judged)
     )
     first, second = np.triu_indices(len(names), 1)
     gap = (predicted - true)[first, second]
@@ -404,6 +407,8 @@ def _gallery_note(examples: Sequence[Example]) -> str:
         "stand in the order of prediction with their probability p; wrong ones are crossed out "
         "and framed."
     )
+    if any(emitted.right is None for example in examples for emitted in example.emitted):
+        note += " A question mark stands before a label of which nobody has said what is right."
     if maps:
         note += (
             " The overlay is the attention of the label's step; the bar of an image says what its "

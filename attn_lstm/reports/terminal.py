@@ -28,6 +28,12 @@ def describe(result: Mapping[str, Any]) -> str:
             f"leave the means: {listed}{more} (by all labels, as in the paper: C-P "
             f"{whole['C-P']:.1f}, C-F1 {whole['C-F1']:.1f}, macro-F1 {whole['macro-F1']:.1f})"
         )
+    if unknown := result.get("unknown_pairs"):
+        share = unknown / (result["images"] * result["labels"])
+        lines.append(
+            f"{share:.1%} of the labels of all images are not known and count in no figure, "
+            "predicted or not"
+        )
     if result["unreadable_images"]:
         lines.append(f"{result['unreadable_images']} images could not be read and do not count")
     calibrated = result["calibration"]

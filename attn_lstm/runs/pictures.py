@@ -99,6 +99,7 @@ class Examples:
                 ),
                 self.predictions.truth[i],
                 self._config.data.resize,
+                None if self.predictions.known is None else self.predictions.known[i],
             )
         return [self._made[i] for i in indices]
 

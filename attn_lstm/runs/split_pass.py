@@ -138,6 +138,7 @@ class _Gathered:
             losses={name: part[rows] for name, part in self.losses.items()},
             cam_peaks=None if self.cam_peaks is None else self.cam_peaks[rows],
             truth=self.batch.labels[rows] > 0,
+            known=None if self.batch.known is None else self.batch.known[rows],
             image_id=self.batch.image_id[rows],
             regions=self.regions,
         )

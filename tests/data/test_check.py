@@ -306,3 +306,22 @@ def test_the_report_on_corel5k(capsys):
     out = capsys.readouterr().out
     assert "4,999 images, 260 labels" in out and "3.40 on average, 5 at most" in out
     assert out.count(": 0\n") == 4
+
+
+def test_the_report_says_of_how_much_nothing_is_known(tmp_path, capsys):
+    make(tmp_path, ["a/1.png,cat,train"])
+    rows = ["image,cat,dog,split", "a/1.png,1,,train", "a/1b.png,0,1,train"]
+    rows += [f"{i}.png,1,{cell},{part}" for i, part, cell in ((3, "val", "0"), (4, "test", "-1"))]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    for name in ("a/1b.png", "3.png", "4.png"):
+        Image.effect_noise((4, 4), len(name) * 9).save(tmp_path / name)
+    assert check.check(str(tmp_path)) == 2
+    out = capsys.readouterr().out
+    assert "\nOf 25.0% of all labels of all images nothing is known: they teach nothing" in out
+    assert cells(out, "label ")[1:] == [
+        ["cat", "3", "75.0%", "1", "1", "1", "4"],
+        ["dog", "1", "50.0%", "1", "0", "0", "2"],
+    ]
+    assert out.splitlines()[-1].startswith(
+        "Not usable as it is: no label that is known to be absent in the test split"
+    )

@@ -7,11 +7,12 @@ import pytest
 
 from attn_lstm.data.split import Split
 from attn_lstm.errors import UserError
-from attn_lstm.measures import summary
+from attn_lstm.measures import bootstrap, calibration, summary, thresholds
 from attn_lstm.measures.calibration import Calibration
 from attn_lstm.measures.predictions import Predictions, cut
 from attn_lstm.measures.summary import report
 from attn_lstm.reports.terminal import describe
+from tests.reports.examples import made_up_predictions, made_up_split
 
 
 def predictions(labels, truth, sequence=None, peaks=None, regions=None):
@@ -146,7 +147,7 @@ def test_predictions_come_back_from_their_file(tmp_path):
     path = tmp_path / "test-3.npz"
     path.write_bytes(summary.to_npz(seen, split(seen.truth)))
     for kept, array in zip(
-        summary.read_npz(path), (seen.labels, seen.scores, seen.truth), strict=True
+        summary.read_npz(path)[:3], (seen.labels, seen.scores, seen.truth), strict=True
     ):
         np.testing.assert_array_equal(kept, array)
         assert kept.dtype == array.dtype
@@ -179,3 +180,76 @@ def test_the_report_says_how_far_scores_are_from_shares_before_and_after():
         "slope": 1.0,
         "bias": fitted.bias,
     }
+
+
+@pytest.fixture(scope="module")
+def partly_known() -> Predictions:
+    """Of half of what is said of the images nothing is known; every label is true somewhere."""
+    whole = made_up_predictions(images=30)
+    known = np.random.default_rng(5).random(whole.truth.shape) < 0.5
+    known[:2] = True
+    return dataclasses.replace(whole, known=known, truth=whole.truth & known)
+
+
+def everything_counted(seen):
+    boxes = tuple(np.array([[1, 0, 0, 0.5, 1]], np.float32) for _ in seen.truth)
+    data = dataclasses.replace(made_up_split(seen), boxes=boxes)
+    names, counts = data.label_names, seen.truth.sum(0)
+    resampled = bootstrap.resample(seen.labels, seen.scores, seen.truth, 20, known=seen.known)
+    return (
+        report(seen, data, counts, Calibration(1.2, -0.1)),
+        resampled.observed,
+        resampled.draws,
+        thresholds.choose([cut(seen, tau) for tau in (0.2, 0.5, 0.8)]),
+        thresholds.choose_by_label(seen.scores, seen.truth, names, 0.4, seen.known),
+        dataclasses.astuple(calibration.fit(*seen.judged_pairs())),
+    )
+
+
+def test_no_figure_depends_on_what_is_predicted_where_the_truth_is_not_known(partly_known):
+    ours, rng = everything_counted(partly_known), np.random.default_rng(1)
+    known = partly_known.known
+    for _ in range(3):
+        scores = rng.random(known.shape, np.float32)
+        other = dataclasses.replace(
+            partly_known,
+            labels=np.where(known, partly_known.labels, rng.random(known.shape) < 0.5),
+            scores=np.where(known, partly_known.scores, scores),
+        )
+        np.testing.assert_equal(everything_counted(other), ours)
+    result = ours[0]
+    np.testing.assert_allclose(ours[1], [result[name] for name in bootstrap.FIGURES], rtol=1e-5)
+    assert result["unknown_pairs"] == np.count_nonzero(~known)
+    assert sum(label["known"] for label in result["per_class"].values()) == known.sum()
+    steps = result["diagnostics"]["order"]["frequent_first"]["labels"]
+    sequence = partly_known.sequence
+    emitted = np.take_along_axis(known, np.maximum(sequence, 0), 1) & (sequence >= 0)
+    assert steps == emitted.sum(0).tolist()
+
+
+def test_a_mask_that_hides_nothing_changes_no_figure():
+    seen = made_up_predictions()
+    masked = dataclasses.replace(seen, known=np.ones_like(seen.truth))
+    ours, without = everything_counted(masked), everything_counted(seen)
+    assert ours[0].pop("unknown_pairs") == 0
+    assert {label.pop("known") for label in ours[0]["per_class"].values()} == {len(seen.truth)}
+    np.testing.assert_equal(ours, without)
+
+
+def test_what_is_known_is_kept_with_the_predictions(partly_known, tmp_path):
+    path = tmp_path / "kept.npz"
+    path.write_bytes(summary.to_npz(partly_known, made_up_split(partly_known)))
+    np.testing.assert_array_equal(summary.read_npz(path).known, partly_known.known)
+    all_known = dataclasses.replace(partly_known, known=None)
+    path.write_bytes(summary.to_npz(all_known, made_up_split(all_known)))
+    assert summary.read_npz(path).known is None
+
+
+def test_the_terminal_says_how_much_is_not_known(partly_known):
+    names = {"method": "a", "dataset": "b", "split": "test", "step": 1, "threshold": 0.5,
+             "threshold_origin": "given"}  # fmt: skip
+    told = describe(
+        {**names, **everything_counted(dataclasses.replace(partly_known, peaks=None))[0]}
+    )
+    share = 100 * (~partly_known.known).mean()
+    assert f"{share:.1f}% of the labels of all images are not known and count in no" in told

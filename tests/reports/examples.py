@@ -54,5 +54,8 @@ def made_up_examples(
         maps = rng.dirichlet(np.full(9, 0.3), steps) if attend else None
         predicted = (predictions.sequence[i], predictions.probabilities[i], maps)
         truth = predictions.truth[i]
-        examples.append(make_example(f"{i:03}.jpg", image, names, predicted, truth, "squash"))
+        known = None if predictions.known is None else predictions.known[i]
+        examples.append(
+            make_example(f"{i:03}.jpg", image, names, predicted, truth, "squash", known)
+        )
     return examples

@@ -1,6 +1,7 @@
 """The page of an evaluation: complete, self-contained, safe, and its filter works."""
 
 import base64
+import dataclasses
 import hashlib
 import html.parser
 import json
@@ -19,8 +20,10 @@ from tests.reports.examples import NAMES, made_up_examples, made_up_predictions,
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
-def page(dataset="coco", attend=True, names=NAMES, fitted=None, measured=None):
+def page(dataset="coco", attend=True, names=NAMES, fitted=None, measured=None, known=None):
     predictions = made_up_predictions(labels=len(names))
+    if known is not None:
+        predictions = dataclasses.replace(predictions, known=known, truth=predictions.truth & known)
     split = made_up_split(predictions, names)
     counts = predictions.truth.sum(0)
     result = {
@@ -279,3 +282,14 @@ def test_nothing_is_wider_than_the_window(text, width, tmp_path):
     inside, needed = map(int, title.split())
     assert width - 20 <= inside <= width  # without the bar that scrolls down
     assert needed == inside
+
+
+def test_labels_that_are_not_known_are_shown_as_neither_right_nor_wrong():
+    known = np.random.default_rng(0).random((12, 5)) < 0.5
+    known[:2] = True
+    text = page(known=known)
+    sequence = made_up_predictions().sequence
+    unknown = ~np.take_along_axis(known, np.maximum(sequence, 0), 1) & (sequence >= 0)
+    assert len(re.findall(r"<b>\d+ \? ", text)) == unknown.sum() > 0
+    assert "A question mark stands before a label" in text
+    assert "A question mark stands before a label" not in page()
