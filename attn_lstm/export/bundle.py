@@ -1,4 +1,4 @@
-"""What `python -m attn_lstm.export` does: a checkpoint in, a folder for other programs out."""
+"""What `attn-lstm export` does: a checkpoint in, a folder for other programs out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safetensors.flax import save
 
 from attn_lstm import parallel, remote, storage
 from attn_lstm.data.resizing import CROP_RATIO
+from attn_lstm.export import onnx_file
 from attn_lstm.export.card import render_card
 from attn_lstm.export.program import (
     MEANINGS,
@@ -30,12 +31,8 @@ from attn_lstm.measures.thresholds import Threshold
 from attn_lstm.runs import tuned
 from attn_lstm.runs.opened import Opened, find_threshold, open_checkpoint
 
-PROGRAM, DESCRIPTION, WEIGHTS, CARD = (
-    "model.jax_export",
-    "model.json",
-    "model.safetensors",
-    "README.md",
-)
+PROGRAMS = {"stablehlo": "model.jax_export", "onnx": "model.onnx"}
+DESCRIPTION, WEIGHTS, CARD = "model.json", "model.safetensors", "README.md"
 
 # How an image becomes the square that goes in; `data.resizing.resize` does it.
 _RESIZING = {
@@ -52,7 +49,13 @@ _CALIBRATION = (
 _PACKAGES = ("attn_lstm", "jax", "jaxlib", "flax")
 
 
-def export_run(config: ml_collections.ConfigDict, directory: Path, step: str, output: Path) -> None:
+def export_run(
+    config: ml_collections.ConfigDict,
+    directory: Path,
+    step: str,
+    output: Path,
+    form: str = "stablehlo",
+) -> None:
     """Writes program, description, weights and model card of a checkpoint.
 
     Args:
@@ -60,23 +63,35 @@ def export_run(config: ml_collections.ConfigDict, directory: Path, step: str, ou
       directory: the work directory.
       step: a number, 'best' or 'latest'.
       output: folder; made when missing. The files of an earlier export there are replaced.
+      form: of the program, one of `PROGRAMS`. ONNX is computed in float32, whatever
+        `config.dtype` is: runtimes lack convolutions of bfloat16.
 
     Raises:
-      UserError: a mistake in config or directory, a checkpoint that is too large, or a folder that
-        cannot be written.
+      UserError: a mistake in config or directory, a checkpoint that is too large, a folder that
+        cannot be written, or a package that is missing.
     """
+    if form == "onnx":
+        onnx_file.require()
+        config = config.copy_and_resolve_references()
+        config.dtype = "float32"
     opened = open_checkpoint(config, directory, step, parallel.make_mesh(jax.local_devices()[:1]))
     tau, origin = find_threshold(opened, directory)
     fitted = tuned.load_calibration(directory, opened.step, config.search)
-    program = make_program(opened, tau.of(opened.table.names))
-    description = describe(opened, program, tau, origin, fitted)
+    program = make_program(opened, tau.of(opened.table.names), fitted)
+    description = describe(opened, program, tau, origin, fitted, form)
     card = render_card(opened, description, directory)
-    storage.write_bytes(output / PROGRAM, serialize(program, config.data.image_size))
+    size = config.data.image_size
+    content = (
+        serialize(program, size)
+        if form == "stablehlo"
+        else onnx_file.to_onnx(program, size, description)
+    )
+    storage.write_bytes(output / PROGRAMS[form], content)
     storage.write_bytes(output / WEIGHTS, weights(opened))
     storage.write_json(output / DESCRIPTION, description)
     storage.write_text(output / CARD, card)
     print(
-        f"{config.method}, step {opened.step}, τ = {tau.value:.3f} ({origin}): {PROGRAM}, "
+        f"{config.method}, step {opened.step}, τ = {tau.value:.3f} ({origin}): {PROGRAMS[form]}, "
         f"{DESCRIPTION}, {WEIGHTS} and {CARD} written to {remote.shown(output)}",
         flush=True,
     )
@@ -102,6 +117,7 @@ def describe(
     tau: Threshold,
     origin: str,
     fitted: Calibration | None = None,
+    form: str = "stablehlo",
 ) -> dict[str, Any]:
     """What a user of the program must know, in JSON's types.
 
@@ -110,6 +126,7 @@ def describe(
       program: made of it.
       tau, origin: as `find_threshold` gives them.
       fitted: what makes probabilities of scores, if it is known.
+      form: of the program, one of `PROGRAMS`.
     """
     config = opened.config
     given = image_spec(config.data.image_size)
@@ -118,7 +135,8 @@ def describe(
         "dataset": opened.table.dataset,
         "step": opened.step,
         "label_names": list(opened.table.names),
-        "program": {"file": PROGRAM, "platforms": list(PLATFORMS)},
+        "program": {"file": PROGRAMS[form], "format": form}
+        | ({"platforms": list(PLATFORMS)} if form == "stablehlo" else {}),
         "input": {
             "image": {**_array(given), "meaning": "RGB, 0 to 255; b is any number of images"}
         },

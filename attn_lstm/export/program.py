@@ -13,6 +13,7 @@ from jax import export
 
 from attn_lstm.compilation import with_whole_products
 from attn_lstm.errors import UserError
+from attn_lstm.measures.calibration import MARGIN, Calibration
 from attn_lstm.runs.opened import Opened
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -20,6 +21,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 MEANINGS = {
     "labels": "[b,T] the predicted labels in their order, as places in label_names; -1 behind them",
     "probabilities": "[b,T] of each predicted label when it was predicted; 0 behind them",
+    "calibrated": "[b,T] the probability that each predicted label is true; 0 behind them",
     "steps": "[b,T] place of each predicted label, from 1; 0 behind them",
     "set": "[b,C] whether a label is predicted",
     "scores": "[b,C] for ranking all labels of an image",
@@ -33,11 +35,13 @@ _MOST_BYTES = 2**31 - 2**26
 Program = Callable[[jax.Array], dict[str, jax.Array]]
 
 
-def make_program(opened: Opened, threshold: float | np.ndarray) -> Program:
+def make_program(
+    opened: Opened, threshold: float | np.ndarray, fitted: Calibration | None = None
+) -> Program:
     """`program(image uint8[b,S,S,3])`: those of `MEANINGS` that the row has, by name.
 
-    It is what one device computes for its rows in `serving.model`, and holds the weights and τ, one
-    number or float32[C].
+    It is what one device computes for its rows in `serving.model`, and holds the weights, τ, one
+    number or float32[C], and what makes probabilities of scores, if that is known.
 
     Raises:
       UserError: they are too large for a program that holds them.
@@ -60,6 +64,11 @@ def make_program(opened: Opened, threshold: float | np.ndarray) -> Program:
             "set": found.labels,
             "scores": found.scores,
         }
+        if fitted is not None:
+            scores = jnp.take_along_axis(found.scores, jnp.maximum(found.sequence, 0), axis=1)
+            p = jnp.clip(scores, MARGIN, 1 - MARGIN)
+            line = fitted.slope * (jnp.log(p) - jnp.log1p(-p)) + fitted.bias
+            outputs["calibrated"] = jnp.where(emitted, jax.nn.sigmoid(line), 0.0)
         if found.attention is not None:
             images, steps, regions = found.attention.shape
             side = math.isqrt(regions)

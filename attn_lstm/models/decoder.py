@@ -194,7 +194,9 @@ class Decoder(SequenceDecoder):
         logits = self.head(output).astype(jnp.float32)
         if weights is not None and memory.evidence is not None:
             seen = (weights * memory.evidence).sum(axis=-1)
-            logits = logits.at[:, : self.num_labels].add(seen)
+            if self.end_token:  # of which nothing is seen
+                seen = jnp.concatenate([seen, jnp.zeros_like(logits[:, -1:])], axis=-1)
+            logits = logits + seen
         state = state.replace(cell=cell, probabilities=self._probabilities(logits, state.emitted))
         return state, logits, weights
 

@@ -142,7 +142,7 @@ class ViT(nn.Module):
             before.append(self.param("registers", normal, (a.registers, a.width)))
         if before:
             same = jnp.concatenate(before).astype(self.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(same, (len(x), *same.shape)), x], axis=1)
+            x = jnp.concatenate([jnp.broadcast_to(same, (x.shape[0], *same.shape)), x], axis=1)
         normalise = partial(nn.LayerNorm, epsilon=a.epsilon, dtype=self.dtype)
         if a.norm_first:
             x = normalise(name="norm_first")(x)

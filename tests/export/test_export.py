@@ -327,7 +327,7 @@ def untrained(config) -> Opened:
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
-        (["--workdir={}", "--format=onnx"], "onnx"),
+        (["--workdir={}", "--format=tflite"], "tflite"),
         (["--workdir={}", "--format=saved_model"], "--format=stablehlo"),
         (["--workdir={}", "--step=77"], "77"),
         (["--workdir=none"], "--workdir=none is no work directory"),
