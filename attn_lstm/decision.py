@@ -209,6 +209,7 @@ def _until_certain(
         state, found = step(state)
         kept = jax.tree.map(lambda all_steps, x: all_steps.at[:, number].set(x), kept, found)
         log_probs, end = label_log_probs(found.logits, found.emitted, end_token=True)
+        assert end is not None
         largest = jnp.maximum(largest, reached[:, None] * jnp.exp(log_probs))
         return number + 1, state, kept, reached * (1.0 - jnp.exp(end)), largest
 
