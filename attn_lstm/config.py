@@ -17,9 +17,15 @@ from attn_lstm.ordering import emits_end_token
 
 # Fields that say where things lie, not what is computed: they may differ between hosts.
 PLACES = ("data.path", "data.download", "backbone.weights", "cache.path")
-# Fields that may differ between two runs in the same work directory: those, how a label file is
-# read (what comes of it is compared), and when to give up.
-CHANGEABLE = (*PLACES, "data.separator", "train.on_nonfinite", "train.max_skipped")
+# Fields that may differ between two runs in the same work directory: those, how labels are read
+# (what comes of it is compared), and when to give up.
+CHANGEABLE = (
+    *PLACES,
+    "data.separator",
+    "data.unknown",
+    "train.on_nonfinite",
+    "train.max_skipped",
+)
 
 # What has no part in the use of a trained network.
 _OF_TRAINING = ("data.augment.", "optimizer.", "ema.", "swa.", "train.")

@@ -28,7 +28,6 @@ from attn_lstm.training.loop import train
 from attn_lstm.training.stop import Stop
 
 ROW = "row.json"  # of a run that is finished
-TRAINED_AS = "trained_as.json"  # of a run that another has trained: where that one lies
 
 
 def compare(
@@ -151,8 +150,7 @@ def _predictions(run: Path, row: Finished) -> Path:
 
 def _training_of(config: ml_collections.ConfigDict) -> str:
     """What the parameters come from: all but how labels are decided on, and the row's name."""
-    fields = sorted(flatten(config))
-    return repr([x for x in fields if x[0] != "method" and not x[0].startswith("search.")])
+    return repr([x for x in sorted(flatten(config)) if workdir.is_learned(x[0])])
 
 
 def _finish(config: ml_collections.ConfigDict, run: Path, source: Path, mesh: Mesh) -> bool:
@@ -166,7 +164,7 @@ def _finish(config: ml_collections.ConfigDict, run: Path, source: Path, mesh: Me
     with parallel.agreed():
         if parallel.is_first_host() and source != run and not (run / workdir.CONFIG).exists():
             _share(source, run, config)
-    if not (run / TRAINED_AS).exists() and not train(config, run, mesh):
+    if not (run / workdir.TRAINED_AS).exists() and not train(config, run, mesh):
         return False
     if config.search.threshold < 0 and not config.search.top_k:
         evaluate.tune(config, run, "best", "validation", mesh)
@@ -187,7 +185,7 @@ def _share(source: Path, run: Path, config: ml_collections.ConfigDict) -> None:
         shutil.copytree(source / folder, run / folder, copy_function=_link)
         for name in (workdir.LABELS, workdir.STATISTICS, workdir.SECONDS):
             shutil.copyfile(source / name, run / name)
-    storage.write_json(run / TRAINED_AS, {"run": os.path.relpath(source, run)})
+    storage.write_json(run / workdir.TRAINED_AS, {"run": os.path.relpath(source, run)})
     workdir.save_config(run, config)  # at last: it says that the directory is whole
 
 
@@ -216,7 +214,7 @@ def _finished(config: ml_collections.ConfigDict, run: Path, result: Mapping[str,
 
 def _trained_as(run: Path) -> str | None:
     """The row whose training the run shares, if it does."""
-    path = run / TRAINED_AS
+    path = run / workdir.TRAINED_AS
     return (run / storage.read_json(path)["run"]).resolve().parent.name if path.exists() else None
 
 

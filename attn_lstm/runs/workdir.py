@@ -26,6 +26,7 @@ CONFIG, LABELS, STATISTICS, SECONDS = (
     "statistics.json",
     "seconds.json",
 )
+TRAINED_AS = "trained_as.json"  # of a run that another has trained: where that one lies
 _VERSION = "version"  # of this program, which wrote a config; beside the fields
 
 
@@ -128,6 +129,11 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
         )
 
 
+def is_learned(field: str) -> bool:
+    """Whether the parameters of a run depend on a field: not on its row's name or its search."""
+    return field != "method" and not field.startswith("search.")
+
+
 def check_config(workdir: Path, saved: Mapping[str, Any] | None) -> None:
     """Compares the config of a run with the one that a checkpoint of it was saved with.
 
@@ -141,10 +147,11 @@ def check_config(workdir: Path, saved: Mapping[str, Any] | None) -> None:
     if saved is None:
         return
     here, there = dict(flatten(load_config(workdir))), upgrade(saved)
+    shared = (workdir / TRAINED_AS).exists()
     different = [
         f"{name} ({there[name]!r} then, {here[name]!r} now)"
         for name in sorted({*here} - {*CHANGEABLE})
-        if here[name] != there[name]
+        if here[name] != there[name] and not (shared and not is_learned(name))
     ]
     if different:
         raise UserError(

@@ -47,7 +47,7 @@ def test_the_tuned_cut_is_the_best_of_the_grid(trained, mesh, kind):
     found = evaluate.evaluate(config, trained, "best", "validation", mesh)
     assert found["threshold_origin"] == "tuned by eval.py --tune"
     names = ("O-F1",) if kind == "micro" else ("C-F1", "O-F1")
-    _, (labels, scores, _) = files(trained, "validation")
+    _, (labels, scores, *_) = files(trained, "validation")
     np.testing.assert_array_equal(labels, scores >= np.float32(found["threshold"]))
     for tau in thresholds.GRID[::8]:
         config.search.threshold = float(tau)
@@ -60,7 +60,7 @@ def test_each_label_is_cut_at_its_own_tau(trained, mesh, coco_folder):
     evaluate.tune(config, trained, "best", "validation", mesh)
     kept = tuned.load_threshold(trained, 4, config.search)
     evaluate.evaluate(config, trained, "best", "test", mesh)
-    result, (labels, scores, _) = files(trained, "test")
+    result, (labels, scores, *_) = files(trained, "test")
     tau = kept.of(["red", "green", "blue"])
     assert len({*tau}) > 1
     np.testing.assert_array_equal(labels, scores >= tau)
