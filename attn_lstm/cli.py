@@ -30,6 +30,7 @@ _CONFIG_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
 _HERE = Path(__file__).parent
 _CONFIGS = next(filter(Path.is_dir, [_HERE / "configs", _HERE.parent / "configs"]), _HERE)
 
+_TAKE_URLS = ("workdir", "config.data.path", "config.backbone.weights")
 _OVERRIDE = "another value for a field of docs/config.md"
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 
@@ -197,7 +198,7 @@ def _refuse_urls(argv: Sequence[str]) -> None:
     """
     for before, arg in itertools.pairwise(argv):
         name, _, value = arg.partition("=") if arg.startswith("-") else (before, "", arg)
-        if name.lstrip("-") != "workdir" and remote.is_url(value):
+        if name.lstrip("-") not in _TAKE_URLS and remote.is_url(value):
             raise UserError(f"{arg} {remote.NEEDS_DISK}")
 
 
@@ -244,7 +245,7 @@ def _look_for_places(argv: Sequence[str]) -> None:
         names.append("data.path")
     for name in names:
         place = _last_value(argv, f"config.{name}")
-        if place and not os.path.exists(place):
+        if place and not remote.is_url(place) and not os.path.exists(place):
             raise UserError(f"--config.{name}={place}: there is no such file or folder")
 
 

@@ -107,7 +107,7 @@ def find_mistakes(config: ml_collections.ConfigDict, devices: int | None = None)
     ]
     mistakes += [
         f"config.{name}={fields[name]!r} {remote.NEEDS_DISK}"
-        for name in (*PLACES, "data.train_list")
+        for name in ("cache.path", "data.train_list")
         if remote.is_url(str(fields[name]))
     ]
     mistakes += _contradictions(config)

@@ -170,7 +170,10 @@ FIELDS: dict[str, Field] = {
     ),
     # -------------------------------------------------------------------------------------- data
     "data.name": Choice("", READERS, "the data set"),
-    "data.path": Text("", "folder of the data set; '' lets digits use the TFDS default folder"),
+    "data.path": Text(
+        "",
+        "folder or URL of the data set; '' lets digits use the TFDS default folder",
+    ),
     "data.image_size": Number(448, 32, 4096, "pixels, both sides [?]"),
     "data.resize": Choice(
         "squash",
@@ -244,7 +247,9 @@ FIELDS: dict[str, Field] = {
         ("", *PRESETS),
         "of vit: which published one, with its pixels' mean and deviation (docs/backbones.md)",
     ),
-    "backbone.weights": Text("", "file of published weights; '' starts from random parameters"),
+    "backbone.weights": Text(
+        "", "file or URL of published weights; '' starts from random parameters"
+    ),
     "backbone.frozen": Switch(True, "features stay as they were loaded [?]"),
     "backbone.unfreeze_step": Number(
         0,

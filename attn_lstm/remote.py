@@ -1,5 +1,7 @@
 """Folders of object stores (gs://, s3://), worked on as copies on this machine.
 
+Data and weights are fetched once, and again where an object has changed.
+
 What keeps a run whole when it is killed is renaming, appending and locking, and an object store has
 none of it. So a run works in a copy, and what it writes follows into the store: an object is there
 as a whole or not at all; the file of checksums of a checkpoint comes last and goes first, so that a
@@ -11,6 +13,8 @@ that, and takes it over when it does not come.
 """
 
 import contextlib
+import fcntl
+import functools
 import json
 import os
 import re
@@ -23,19 +27,24 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from attn_lstm import progress
 from attn_lstm.errors import UserError, first_line
-from attn_lstm.storage import LOCK, writing
+from attn_lstm.storage import LOCK, read_json, write_json, writing
 
 _SCHEMES = ("gs", "s3")
-NEEDS_DISK = "must be a path on a disk: --workdir alone takes gs:// and s3://"
+NEEDS_DISK = (
+    "must be a path on a disk: --workdir, config.data.path and config.backbone.weights alone take "
+    "gs:// and s3://"
+)
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://", re.ASCII)
 
 _LEASE = ".lease"
 _RENEWED = 10.0  # seconds between two renewals of a lease
 _PATIENCE = 40.0  # after which one that was not renewed has no owner
 _FOLLOWS = 20.0  # seconds between two looks at what has changed in a copy
+_AT_ONCE = 500  # objects that are fetched before it is noted that they are there
 _ATTEMPTS = 10  # at a moment in which no checkpoint is deleted
 
 # Stays on the machine: it is computed again where it is not.
@@ -94,10 +103,28 @@ class _Folder:
 
     def names(self) -> list[str]:
         """All objects below it."""
+        return sorted(self.versions())
+
+    def versions(self) -> dict[str, str]:
+        """What tells an object from what it was before, by the names of all below the folder."""
         self._fs.invalidate_cache()
         start = len(self._root) + 1
-        names = (path[start:] for path in self._fs.find(self._root))
-        return sorted(name for name in names if name and not name.endswith("/"))
+        versions = {}
+        for path, known in self._fs.find(self._root, detail=True).items():
+            name = path[start:]
+            if name and not name.endswith("/"):
+                if {"", ".", ".."} & {*name.split("/")}:
+                    raise UserError(f"{self.url} holds {name!r}, which no folder of a disk can")
+                versions[name] = _version(known)
+        return versions
+
+    def version(self, name: str) -> str | None:
+        """As `versions`, of one object; None if there is none."""
+        self._fs.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            known = self._fs.info(f"{self._root}/{name}")
+            return _version(known) if known["type"] == "file" else None
+        return None
 
     def read(self, name: str) -> bytes | None:
         with contextlib.suppress(FileNotFoundError):
@@ -120,6 +147,60 @@ class _Folder:
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(f"{self._root}/{name}")
+
+
+@functools.cache
+def on_disk(path: str) -> str:
+    """A path on a disk: the same, or that of what a URL names, which is fetched.
+
+    It lies in `$XDG_CACHE_HOME/attn_lstm/fetched` or ~/.cache/…; each process looks once for what
+    has changed in the store.
+
+    Raises:
+      UserError: the store cannot be reached, holds nothing there, or the disk cannot be written.
+    """
+    if not is_url(path):
+        return path
+    url = path.rstrip("/")
+    above, _, name = url.rpartition("/")
+    place = _kept_place("fetched", url)
+    with _alone_on_this_machine(place), progress.doing(f"looking for {url}"):
+        folder = _Folder(url)
+        with folder.naming("read"):
+            there = folder.versions()
+            if not there and (version := _Folder(above).version(name)):
+                folder, there = _Folder(above), {name: version}
+                _fetch(folder, there, place, place)
+            else:
+                _fetch(folder, there, place / name, place)
+    if not there:
+        raise UserError(f"{path}: there is no such file or folder")
+    _copies[str(place / name)] = url
+    return str(place / name)
+
+
+def _fetch(folder: _Folder, there: Mapping[str, str], into: Path, place: Path) -> None:
+    """Makes a folder of this machine hold the objects of these versions, and no others."""
+    noted = place / "versions.json"
+    kept = read_json(noted) if noted.exists() else {}
+    for name in kept.keys() - there.keys():
+        (into / name).unlink(missing_ok=True)
+        del kept[name]
+    missing = [n for n in there if kept.get(n) != there[n] or not (into / n).is_file()]
+    with writing(into), progress.doing(f"fetching {folder.url}", len(missing), "files") as shown_:
+        for start in range(0, len(missing), _AT_ONCE):
+            names = missing[start : start + _AT_ONCE]
+            folder.download(names, into)
+            kept |= {name: there[name] for name in names}
+            write_json(noted, kept)
+            shown_.advance(start + len(names))
+
+
+@contextlib.contextmanager
+def _alone_on_this_machine(place: Path) -> Iterator[None]:
+    with (place / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
@@ -152,7 +233,7 @@ def working_copy(url: str, *, owned: bool, step: str = "") -> Iterator[Path]:
             with folder.naming("taken"):
                 lease.take()
             stack.callback(lease.release)
-            local = _kept_place(folder.url)
+            local = _kept_place("copies", folder.url)
             _clear(local)
         else:
             name = stack.enter_context(tempfile.TemporaryDirectory(prefix="attn_lstm_"))
@@ -187,10 +268,10 @@ def working_copy(url: str, *, owned: bool, step: str = "") -> Iterator[Path]:
         _clear(local)
 
 
-def _kept_place(url: str) -> Path:
-    """The same folder of this machine for a URL each time, so that its features are found again."""
+def _kept_place(kind: str, url: str) -> Path:
+    """A folder of this machine, the same each time for a URL."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    place = home / "attn_lstm" / "copies" / sha256(url.encode()).hexdigest()[:16]
+    place = home / "attn_lstm" / kind / sha256(url.encode()).hexdigest()[:16]
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
     return place
@@ -285,6 +366,12 @@ class _Follower:
                 match = _CHECKPOINT.match("/".join(parts))
                 if (match["kind"] if match else None) == kind:
                     yield "/".join(parts)
+
+
+def _version(known: Mapping[str, Any]) -> str:
+    """Of what fsspec's file systems know of an object."""
+    tags = (known.get(name) for name in ("ETag", "etag", "generation", "mtime", "created"))
+    return f"{known.get('size')} {next((tag for tag in tags if tag), '')}"
 
 
 def _belongs_to_whole(name: str, names: Iterable[str]) -> bool:

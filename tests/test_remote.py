@@ -14,6 +14,8 @@ import pytest
 
 from attn_lstm import cli, remote
 from attn_lstm.config import find_mistakes
+from attn_lstm.data import load_split
+from attn_lstm.data.feature_store import pixel_digest
 from attn_lstm.errors import UserError
 from attn_lstm.runs import opened, workdir
 from attn_lstm.runs.checkpoint import CHECKSUMS, find_damage
@@ -312,8 +314,54 @@ def test_a_store_that_cannot_be_read_is_named(monkeypatch):
         remote.working_copy("hdfs://x/run", owned=True).__enter__()
 
 
+@pytest.mark.parametrize("store", ["url", "s3", "gs"])
+def test_what_is_fetched_is_as_it_is_in_the_store(request, store, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = f"{request.getfixturevalue(store)}/data/coco"
+    files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    first = {"labels.csv": "image,labels", "train/a b.jpg": "a", "train/c.jpg": "c"}
+    for name, text in first.items():
+        files.pipe_file(f"{root}/{name}", text.encode())
+    for changes in ({}, {"train/a b.jpg": "d", "train/c.jpg": None}):
+        for name, text in changes.items():
+            if text is None:
+                files.rm_file(f"{root}/{name}")
+            else:
+                files.pipe_file(f"{root}/{name}", text.encode())
+        remote.on_disk.cache_clear()
+        place = Path(remote.on_disk(url))
+        assert place.name == "coco"
+        assert texts(place) == {n: t for n, t in {**first, **changes}.items() if t is not None}
+    with pytest.MonkeyPatch.context() as again:
+        again.setattr(remote._Folder, "download", lambda *_: pytest.fail("fetched again"))
+        remote.on_disk.cache_clear()
+        assert remote.on_disk(url) == str(place)
+    file = Path(remote.on_disk(f"{url}/labels.csv"))
+    assert (file.name, file.read_text()) == ("labels.csv", "image,labels")
+    with pytest.raises(UserError, match=r"coco2: there is no such file or folder"):
+        remote.on_disk(f"{url}2")
+    assert remote.on_disk("some/where") == "some/where"
+
+
+def test_an_object_whose_name_leaves_the_folder_is_not_fetched(url):
+    store, root = fsspec.core.url_to_fs(url)
+    store.pipe_file(f"{root}/x", b"")
+    store.store[f"{root}/../../x"] = store.store[f"{root}/x"]
+    with pytest.raises(UserError, match=r"holds '\.\./\.\./x'"):
+        remote.on_disk(url)
+
+
+def test_a_split_is_read_from_a_store(url, tiny_config, coco_folder):
+    store, root = fsspec.core.url_to_fs(url)
+    store.put(f"{coco_folder}/", f"{root}/", recursive=True)
+    here = load_split(tiny_config().data, "train")
+    there = load_split(tiny_config(**{"data.path": url}).data, "train")
+    assert there.fingerprint == here.fingerprint
+    assert pixel_digest(there) == pixel_digest(here)
+
+
 @pytest.mark.parametrize("argument", [
-    ["--config.data.path=gs://b/coco"], ["--config.backbone.weights", "s3://b/w.pth"],
+    ["--config.cache.path=gs://b/features"], ["--config.data.train_list", "s3://b/list"],
     ["--output=https://x/y"], ["gs://b/photo.jpg"],
 ])  # fmt: skip
 def test_a_url_where_a_disk_is_needed_is_refused(argument):

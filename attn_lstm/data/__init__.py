@@ -9,6 +9,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import ml_collections
+
+from attn_lstm import remote
 from attn_lstm.data.split import (
     SPLITS,
     Batch,
@@ -143,6 +146,9 @@ def load_split(data_config: Any, name: str) -> Split:
         )
     if name not in SPLITS:
         raise UserError(f"split is {name!r}: choose from {', '.join(SPLITS)}")
+    if remote.is_url(data_config.path):
+        data_config = ml_collections.ConfigDict(data_config.to_dict())
+        data_config.path = remote.on_disk(data_config.path)
     split = READERS[data_config.name](data_config, name)
     if not len(split):
         raise UserError(

@@ -407,9 +407,9 @@ class Run:
 
 def with_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> TrainState:
     """The state with the backbone's parameters from `config.backbone.weights`, if any."""
-    path = config.backbone.weights
-    if not path:
+    if not config.backbone.weights:
         return state
+    path = remote.on_disk(config.backbone.weights)
     if config.backbone.name == "mobilenet_v2":
         loaded = weights.load_mobilenet_v2(path)
     elif config.backbone.name == "vit":
