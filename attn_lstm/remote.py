@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ _ATTEMPTS = 10  # at a moment in which no checkpoint is deleted
 _FEATURES = "features"
 _CHECKSUMS = "checksums.json"
 _LATEST = "checkpoints/latest/"
-_CHECKPOINT = re.compile(r"(?:(?P<run>.+)/)?checkpoints/(?P<kind>best|latest)/[^/]+")
+_CHECKPOINT = re.compile(r"(?:.+/)?checkpoints/(?P<kind>best|latest)/[^/]+")
 
 Stamp = tuple[int, int]  # size and time of the last change of a file
 
@@ -293,7 +293,7 @@ class _Follower:
     def pull(self, skip: str | None) -> None:
         """Copies what is whole, and does not begin with `skip`."""
         for attempt in range(_ATTEMPTS):
-            names = [name for name in self._folder.names() if name != _LEASE]
+            names = {name for name in self._folder.names() if name != _LEASE}
             whole = {name for name in names if _belongs_to_whole(name, names)}
             wanted = [n for n in whole if skip is None or not n.startswith(skip)]
             try:
@@ -374,7 +374,7 @@ def _version(known: Mapping[str, Any]) -> str:
     return f"{known.get('size')} {next((tag for tag in tags if tag), '')}"
 
 
-def _belongs_to_whole(name: str, names: Iterable[str]) -> bool:
+def _belongs_to_whole(name: str, names: Collection[str]) -> bool:
     """Whether an object is of no checkpoint, or of one that was uploaded to its end."""
     match = _CHECKPOINT.match(name)
     return match is None or f"{match[0]}/{_CHECKSUMS}" in names
