@@ -222,6 +222,12 @@ def _with_copy(argv: Sequence[str], copies: contextlib.ExitStack, *, owned: bool
         )
     step = _last_value(argv, "step") or "best"
     copy = copies.enter_context(remote.working_copy(url, owned=owned, step=step))
+    if owned:
+        print(
+            f"{url} is worked on in {copy}: what is written follows every {remote.FOLLOWS:.0f} "
+            "seconds and at the end; a crash loses what has not",
+            flush=True,
+        )
     return [*argv, f"--workdir={copy}"]
 
 

@@ -43,9 +43,10 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://", re.ASCII)
 _LEASE = ".lease"
 _RENEWED = 10.0  # seconds between two renewals of a lease
 _PATIENCE = 40.0  # after which one that was not renewed has no owner
-_FOLLOWS = 20.0  # seconds between two looks at what has changed in a copy
+FOLLOWS = 20.0  # seconds between two looks at what has changed in a copy
 _AT_ONCE = 500  # objects that are fetched before it is noted that they are there
 _ATTEMPTS = 10  # at a moment in which no checkpoint is deleted
+_AGAIN = 0.2  # seconds between them
 
 # Stays on the machine: it is computed again where it is not.
 _FEATURES = "features"
@@ -252,7 +253,7 @@ def working_copy(url: str, *, owned: bool, step: str = "") -> Iterator[Path]:
             for lock in local.rglob(LOCK):  # whoever works in the copy misses it, and ends
                 lock.unlink(missing_ok=True)
 
-        following = _Repeated(follower.push, _FOLLOWS, folder.url)
+        following = _Repeated(follower.push, FOLLOWS, folder.url)
         stack.callback(_Repeated(lambda: lease.renew(lost), _RENEWED, folder.url).close)
         try:
             yield local
@@ -295,7 +296,7 @@ class _Follower:
         for attempt in range(_ATTEMPTS):
             names = {name for name in self._folder.names() if name != _LEASE}
             whole = {name for name in names if _belongs_to_whole(name, names)}
-            wanted = [n for n in whole if skip is None or not n.startswith(skip)]
+            wanted = {n for n in whole if skip is None or not n.startswith(skip)}
             try:
                 self._folder.download(wanted, self._local)
                 break
@@ -337,6 +338,7 @@ class _Follower:
             except FileNotFoundError:  # a checkpoint makes way for another
                 if attempt == _ATTEMPTS - 1:
                     raise
+                time.sleep(_AGAIN)
         raise AssertionError
 
     def _staged(self, kind: str | None, stage: Path) -> dict[str, Stamp]:
@@ -356,6 +358,9 @@ class _Follower:
                 for needed in _fields(path.read_bytes()):
                     if folder + needed not in files:
                         raise FileNotFoundError(folder + needed)
+        for name in files:
+            if not _belongs_to_whole(name, files):
+                raise FileNotFoundError(name)
         return files
 
     def _names(self, kind: str | None) -> Iterator[str]:

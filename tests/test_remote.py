@@ -75,7 +75,7 @@ def url(monkeypatch, tmp_path):
 def quick(monkeypatch):
     monkeypatch.setattr(remote, "_RENEWED", 0.02)
     monkeypatch.setattr(remote, "_PATIENCE", 0.2)
-    monkeypatch.setattr(remote, "_FOLLOWS", 0.02)
+    monkeypatch.setattr(remote, "FOLLOWS", 0.02)
 
 
 def fill(folder: Path, files: dict[str, str]) -> None:
@@ -157,7 +157,7 @@ def test_wherever_writing_is_cut_off_the_store_holds_a_run_to_go_on_from(
     request, store, monkeypatch, tmp_path
 ):
     """A run with the checkpoints 3 and 6 gets 9 in the place of 3, and a better best one."""
-    monkeypatch.setattr(remote, "_FOLLOWS", 1e9)
+    monkeypatch.setattr(remote, "FOLLOWS", 1e9)
 
     def run_at(folder: Path, latest: tuple[int, int], best: int) -> None:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -228,6 +228,26 @@ def test_what_makes_way_while_it_is_uploaded_does_not_hold_up_the_rest(url, monk
         fill(copy / "checkpoints/latest/4", {CHECKSUMS: '{"meta": ""}', "meta": "3"})
     latest = "checkpoints/latest/4"
     assert {*objects(url)} == {"config.json", f"{latest}/{CHECKSUMS}", f"{latest}/meta"}
+
+
+def test_a_checkpoint_that_is_being_deleted_is_waited_for(url, monkeypatch):
+    with remote.working_copy(url, owned=True) as copy:
+        fill(copy, FILES)
+    with remote.working_copy(url, owned=True) as copy:
+        (copy / "checkpoints/latest/3" / CHECKSUMS).unlink()
+        fill(copy / "checkpoints/latest/6", {CHECKSUMS: "{}"})
+        shown = []
+
+        def deleted(_: float) -> None:
+            shown.append(objects(url))
+            shutil.rmtree(copy / "checkpoints/latest/3")
+
+        monkeypatch.setattr(time, "sleep", deleted)
+    (before,) = shown
+    assert f"checkpoints/latest/3/{CHECKSUMS}" in before
+    assert [name for name in objects(url) if "latest" in name] == [
+        f"checkpoints/latest/6/{CHECKSUMS}"
+    ]
 
 
 def lease(url: str, **fields: object) -> None:
