@@ -11,7 +11,12 @@ from flax import struct
 from jax.typing import ArrayLike
 
 from attn_lstm.beam_search import Beams, StepScores, beam_search, beam_searches
-from attn_lstm.label_pool import Unrolled, emit_most_confident, label_log_probs
+from attn_lstm.label_pool import (
+    Unrolled,
+    emit_most_confident,
+    label_log_probs,
+    pool_log_softmax,
+)
 from attn_lstm.models.network import Network
 
 SCORES = ("last_step", "map", "mean", "max")
@@ -208,10 +213,9 @@ def _until_certain(
         number, state, kept, reached, largest = carry
         state, found = step(state)
         kept = jax.tree.map(lambda all_steps, x: all_steps.at[:, number].set(x), kept, found)
-        log_probs, end = label_log_probs(found.logits, found.emitted, end_token=True)
-        assert end is not None
-        largest = jnp.maximum(largest, reached[:, None] * jnp.exp(log_probs))
-        return number + 1, state, kept, reached * (1.0 - jnp.exp(end)), largest
+        probabilities = jnp.exp(pool_log_softmax(found.logits, found.emitted))
+        largest = jnp.maximum(largest, reached[:, None] * probabilities[:, :-1])
+        return number + 1, state, kept, reached * (1.0 - probabilities[:, -1]), largest
 
     _, one = jax.eval_shape(step, state)
     kept = jax.tree.map(lambda x: jnp.zeros((x.shape[0], steps, *x.shape[1:]), x.dtype), one)
