@@ -227,22 +227,13 @@ def _best_figure_problems(config: ml_collections.ConfigDict, head: Head) -> Iter
         yield (
             f"{judges}which config.search.threshold=0 makes the same size for every image; {remedy}"
         )
-    shared = next(
-        (
-            f"config.{name}={value!r}"
-            for name, value, applies in (
-                ("order", "random", head.sequential),
-                ("loss", "softmax", not head.sequential),
-            )
-            if applies and config[name] == value
-        ),
-        None,
-    )
-    if threshold < 0 and shared:
+    field, value = ("order", "random") if head.sequential else ("loss", "softmax")
+    if threshold < 0 and config[field] == value:
         yield (
             f"{judges}which training cuts at τ = {DEFAULT_THRESHOLD} while "
-            f"config.search.threshold={threshold} leaves τ open, and with {shared} the labels of "
-            f"an image share one probability, so that hardly two reach it; {remedy}"
+            f"config.search.threshold={threshold} leaves τ open, and with "
+            f"config.{field}={value!r} the labels of an image share one probability, so that "
+            f"hardly two reach it; {remedy}"
         )
 
 
