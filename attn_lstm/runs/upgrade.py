@@ -14,7 +14,7 @@ BEFORE: dict[str, bool | float | str] = {
     "focal.gamma": 2.0, "focal.alpha": 0.0,
     "data.protocol": "paper", "data.train_list": "", "data.test_fraction": 0.2,
     "data.on_missing": "error", "data.separator": "|", "data.difficult": "label",
-    "data.unknown": "negative",
+    "data.unknown": "mask",  # the data sets that were read had no label of which nothing was known
     "data.max_pixels": 178_956_970,  # as many as can be decoded
     "backbone.preset": "", "backbone.resting_blocks": 0, "optimizer.layer_decay": 1.0,
     "decoder.embedding": 64, "decoder.feature_dropout": 0.0, "decoder.maps": "step",
