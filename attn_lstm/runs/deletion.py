@@ -48,15 +48,16 @@ def deletion(
       as `looking.deletion`, and how many 'images' were looked at: those with predicted labels, if
       there are no more than `IMAGES`.
     """
-    labelled = np.flatnonzero((predictions.sequence >= 0).any(axis=1))
+    steps = min(LABELS, maps.shape[1])
+    sequence = predictions.judged_sequence[:, :steps]
+    labelled = np.flatnonzero((sequence >= 0).any(axis=1))
     if not len(labelled):
         return {"images": 0, "labels": 0}
     even = np.linspace(0, len(labelled) - 1, min(IMAGES, len(labelled)))
     chosen = labelled[even.round().astype(int)]
-    steps = min(LABELS, maps.shape[1])
     found = looking.deletion(
         _scorer(row, variables, inputs, predictions.image_id[chosen], mesh),
-        predictions.sequence[chosen, :steps],
+        sequence[chosen],
         maps[chosen, :steps],
         np.random.default_rng(0),
     )

@@ -110,6 +110,11 @@ def test_the_images_tried_are_bounded_and_lie_evenly_among_those_with_labels(row
     result = found(row, fed, maps, seen=seen)
     assert (result["images"], result["labels"]) == (3, 6)
     np.testing.assert_array_equal(fed.asked, [[2, 6, 10]])
+    known = np.ones((IMAGES, LABELS), bool)
+    known[2], known[7, 0] = False, False
+    partly = dataclasses.replace(seen, known=known)  # of what is not known no label is tried
+    assert found(row, fed, maps, seen=partly)["labels"] == 5
+    np.testing.assert_array_equal(fed.asked[-1], [3, 7, 10])
     seen.sequence[:] = -1
     assert found(row, fed, maps, seen=seen) == {"images": 0, "labels": 0}
 
