@@ -71,6 +71,10 @@ COMMANDS: dict[str, Command] = {
         positional=True,
         result_on_stdout=True,
     ),
+    "demo": Command(
+        "serves a page on this machine, to drop images on",
+        "python -m attn_lstm demo",
+    ),
     "compare": Command(
         "trains and evaluates many rows over seeds, and writes their table",
         "python compare.py",
