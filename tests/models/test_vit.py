@@ -141,6 +141,14 @@ def test_gradients_are_those_of_torch(family, tiny, tmp_path):
             assert np.abs(a - b).max() <= 1e-4 * scale + floor, path
 
 
+def test_it_is_traced_for_any_number_of_images():
+    (number,) = jax.export.symbolic_shape("b")
+    network = ViT(TINY["dinov2_reg"])
+    variables = jax.eval_shape(network.init, jax.random.key(0), images(28))
+    batch = jax.ShapeDtypeStruct((number, 28, 28, 3), jnp.float32)
+    assert jax.eval_shape(network.apply, variables, batch).shape == (number, 2, 2, 32)
+
+
 def test_nothing_below_a_resting_block_gets_a_gradient():
     model = ViT(dataclasses.replace(TINY["dinov2_reg"], depth=3), resting_blocks=2)
     x = images(56)
