@@ -20,6 +20,7 @@ COMMANDS = {
     "predict.py": ["predict.py"],
     "compare.py": ["compare.py"],
     "export": ["-m", "attn_lstm.export"],
+    "demo": ["-m", "attn_lstm", "demo"],
     "statistics": ["-m", "attn_lstm.statistics"],
     "check": ["-m", "attn_lstm.data.check"],
 }

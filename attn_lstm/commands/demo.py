@@ -5,7 +5,7 @@
 
 The page shows each label with its probability and its attention map, in the order in which the
 network named them. It is served to browsers on this machine alone, needs no network, and keeps no
-image. Ctrl-C ends it. Exit codes: 0 done, 2 a mistake in flags, config or files.
+image. Ctrl-C ends it. Exit codes: 2 a mistake in flags, config or files, 130 ended by Ctrl-C.
 """
 
 from collections.abc import Sequence

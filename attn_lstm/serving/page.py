@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 import threading
@@ -35,7 +34,7 @@ _POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ance
 
 
 def serve(config: ml_collections.ConfigDict, directory: Path, step: str, port: int) -> None:
-    """Serves the page until Ctrl-C.
+    """Serves the page until the process is ended.
 
     Args:
       config: of the run, with overrides.
@@ -51,7 +50,7 @@ def serve(config: ml_collections.ConfigDict, directory: Path, step: str, port: i
     model.predict(
         [np.zeros((side, side, 3), np.uint8)]
     )  # compiles, so that no visitor waits for it
-    with create_server(model, port) as server, contextlib.suppress(KeyboardInterrupt):
+    with create_server(model, port) as server:
         progress.end()
         print(f"http://{_HOST}:{server.server_port}/ shows the page; Ctrl-C ends it", flush=True)
         server.serve_forever()
