@@ -119,7 +119,9 @@ def _check(content: bytes, program: Program, image_size: int) -> None:
     """Runs the file and the program on coarse patterns of colours, in batches of several sizes."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is said below
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     compiled = jax.jit(with_whole_products(program))
     random = np.random.default_rng(0)
@@ -128,7 +130,13 @@ def _check(content: bytes, program: Program, image_size: int) -> None:
         cells = random.integers(0, 256, (images, side, side, 3), np.uint8)
         place = np.arange(image_size) * side // image_size
         pixels = cells[:, place][:, :, place]
-        found = dict(zip(names, session.run(names, {_INPUT: pixels}), strict=True))
+        try:
+            found = dict(zip(names, session.run(names, {_INPUT: pixels}), strict=True))
+        except Exception as error:  # a class of its own for every kind, none of them public
+            raise UserError(
+                "onnxruntime cannot run the ONNX file that jax2onnx has made of this network, so "
+                f"it is not written: export with --format=stablehlo ({' '.join(str(error).split())})"
+            ) from error
         for name, expected in jax.device_get(compiled(pixels)).items():
             if found[name].shape != expected.shape or not np.allclose(
                 found[name], expected, rtol=0.0, atol=_TOLERANCE
