@@ -1,6 +1,7 @@
 # make demo   trains and evaluates on the embedded digits in a few minutes on a laptop
 # make test   the fast tests; with SLOW=1 all of them
 # make lint   style, format, types, and which room may import which
+# make docs   the documentation as a site, build/docs/index.html
 #
 # Each makes .venv when there is none. PYTHON names the interpreter for it, 3.11 or later.
 
@@ -10,7 +11,7 @@ DEMO_FLAGS ?=
 TEST_FLAGS ?=
 SLOW ?=
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -27,6 +28,10 @@ lint: .venv/.installed-test
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+docs: .venv/.installed
+	.venv/bin/python -m pip install --quiet --editable '.[docs]'
+	.venv/bin/python -m sphinx -W --keep-going -q docs build/docs
 
 # The stamps are written last, so an interrupted installation is taken up again; a .venv that was
 # left without a working pip is made anew.
