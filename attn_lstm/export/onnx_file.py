@@ -133,9 +133,10 @@ def _check(content: bytes, program: Program, image_size: int) -> None:
         try:
             found = dict(zip(names, session.run(names, {_INPUT: pixels}), strict=True))
         except Exception as error:  # a class of its own for every kind, none of them public
+            reason = " ".join(str(error).split())
             raise UserError(
                 "onnxruntime cannot run the ONNX file that jax2onnx has made of this network, so "
-                f"it is not written: export with --format=stablehlo ({' '.join(str(error).split())})"
+                f"it is not written: export with --format=stablehlo ({reason})"
             ) from error
         for name, expected in jax.device_get(compiled(pixels)).items():
             if found[name].shape != expected.shape or not np.allclose(
