@@ -3,7 +3,7 @@
 # make lint   style, format, types, and which room may import which
 # make docs   the documentation as a site, build/docs/index.html
 #
-# Each makes .venv when there is none. PYTHON names the interpreter for it, 3.11 or later.
+# Each makes .venv when there is none. PYTHON names the interpreter for it, 3.11 to 3.13.
 
 PYTHON ?= python3
 DEMO_DIR ?= runs/demo
@@ -47,6 +47,6 @@ docs: .venv/.installed
 
 define venv
 @.venv/bin/python -m pip --version >/dev/null 2>&1 || { \
-	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, this is %d.%d; name another with PYTHON=..." % sys.version_info[:2])' \
+	$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, this is %d.%d; name another with PYTHON=..." % sys.version_info[:2])' \
 	&& echo 'making .venv' && $(PYTHON) -m venv --clear .venv; }
 endef

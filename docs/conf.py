@@ -17,6 +17,7 @@ autodoc_typehints = "description"
 napoleon_use_ivar = True
 
 html_theme = "furo"
+html_show_copyright = False
 html_title = f"attn_lstm {release}"
 exclude_patterns = ["_build"]
 
