@@ -18,7 +18,7 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from attn_lstm import process, remote
+from attn_lstm import downloads, process, remote
 from attn_lstm.errors import DONE, INTERRUPTED, MISTAKE, UserError, printable
 from attn_lstm.plugins import load_plugins
 
@@ -251,8 +251,24 @@ def _look_for_places(argv: Sequence[str]) -> None:
         names.append("data.path")
     for name in names:
         place = _last_value(argv, f"config.{name}")
-        if place and not remote.is_url(place) and not os.path.exists(place):
-            raise UserError(f"--config.{name}={place}: there is no such file or folder")
+        of_weights = name == "backbone.weights"
+        if not place or remote.is_url(place) or (of_weights and downloads.is_name(place)):
+            continue
+        if not os.path.exists(place):
+            advice = f"; by name there are {downloads.names()}" if of_weights else ""
+            raise UserError(f"--config.{name}={place}: there is no such file or folder{advice}")
+
+
+def fetch_weights(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> None:
+    """Fetches weights that are named, before anything is imported that takes long.
+
+    A run that goes on needs them no more.
+
+    Raises:
+      UserError: as `downloads.on_disk`.
+    """
+    if config.backbone.weights and not os.path.exists(os.path.join(workdir, "checkpoints")):
+        downloads.on_disk(config.backbone.weights)
 
 
 def _last_value(argv: Sequence[str], name: str) -> str | None:

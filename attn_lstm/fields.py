@@ -248,7 +248,7 @@ FIELDS: dict[str, Field] = {
         "of vit: which published one, with its pixels' mean and deviation (docs/backbones.md)",
     ),
     "backbone.weights": Text(
-        "", "file or URL of published weights; '' starts from random parameters"
+        "", "file, name or URL of published weights; '' starts from random parameters"
     ),
     "backbone.frozen": Switch(True, "features stay as they were loaded [?]"),
     "backbone.unfreeze_step": Number(

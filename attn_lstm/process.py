@@ -221,6 +221,7 @@ def _quieten_libraries() -> None:
     handler.setFormatter(Formatter())
     for name in ("absl", "asyncio"):  # whose records other handlers may get as well
         logging.getLogger(name).addFilter(_is_told)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what cannot be fetched is raised as well
     # It warns of a font that lacks a weight, for each text: another weight will do.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     report = sys.unraisablehook

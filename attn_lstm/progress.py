@@ -88,7 +88,7 @@ class Doing:
     """
 
     def __init__(self, text: str, total: int | None = None, unit: str = "images"):
-        self.text, self._total, self._unit = text, total, unit
+        self.text, self.total, self._unit = text, total, unit
         self._done, self._start = 0, time.monotonic()
         self._first = (0, self._start)  # where the pace is counted from
 
@@ -106,14 +106,14 @@ class Doing:
         if not self._done:
             return fitted([(0, self.text), (1, f"{now - self._start:.0f} s")], columns)
         first, since = self._first
-        total = "" if self._total is None else f"/{self._total}"
+        total = "" if self.total is None else f"/{self.total}"
         parts = [(0, self.text), (1, f"{self._done}{total}")]
         if self._done > first and now > since:
             rate = (self._done - first) / (now - since)
             parts.append((3, f"{rate:.{int(rate < 10)}f} {self._unit}/s"))
-            if self._total is not None:
-                parts.append((2, f"{clock((self._total - self._done) / rate)} left"))
-        return with_bar(fitted(parts, columns), self._done, self._total or 0, columns)
+            if self.total is not None:
+                parts.append((2, f"{clock((self.total - self._done) / rate)} left"))
+        return with_bar(fitted(parts, columns), self._done, self.total or 0, columns)
 
 
 def _working(columns: int | None) -> str:

@@ -165,7 +165,7 @@ def on_disk(path: str) -> str:
     url = path.rstrip("/")
     above, _, name = url.rpartition("/")
     place = _kept_place("fetched", url)
-    with _alone_on_this_machine(place), progress.doing(f"looking for {url}"):
+    with alone(place), progress.doing(f"looking for {url}"):
         folder = _Folder(url)
         with folder.naming("read"):
             there = folder.versions()
@@ -198,7 +198,8 @@ def _fetch(folder: _Folder, there: Mapping[str, str], into: Path, place: Path) -
 
 
 @contextlib.contextmanager
-def _alone_on_this_machine(place: Path) -> Iterator[None]:
+def alone(place: Path) -> Iterator[None]:
+    """Other processes of this machine wait at the same folder until the block has ended."""
     with (place / LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -269,13 +270,18 @@ def working_copy(url: str, *, owned: bool, step: str = "") -> Iterator[Path]:
         _clear(local)
 
 
-def _kept_place(kind: str, url: str) -> Path:
-    """A folder of this machine, the same each time for a URL."""
+def cache_folder(*names: str) -> Path:
+    """A folder of this machine, `$XDG_CACHE_HOME/attn_lstm/…` or ~/.cache/…, which is made."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    place = home / "attn_lstm" / kind / sha256(url.encode()).hexdigest()[:16]
+    place = home.joinpath("attn_lstm", *names)
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
     return place
+
+
+def _kept_place(kind: str, url: str) -> Path:
+    """A folder of this machine, the same each time for a URL."""
+    return cache_folder(kind, sha256(url.encode()).hexdigest()[:16])
 
 
 def _clear(local: Path) -> None:

@@ -22,6 +22,7 @@ import safetensors
 from absl import logging
 
 from attn_lstm import tensor_names
+from attn_lstm.downloads import PUBLISHED, stated_sha256
 from attn_lstm.errors import UserError
 from attn_lstm.models.mobilenet import MobileNetV2
 from attn_lstm.models.presets import PRESETS
@@ -29,19 +30,6 @@ from attn_lstm.models.resnet import DEPTHS, ResNet
 from attn_lstm.models.vit import Architecture
 from attn_lstm.safe_pickle import as_numbers, read_state_dict
 from attn_lstm.storage import read_file
-
-# What torchvision offers at https://download.pytorch.org/models/; a name ends as the sha256 of its
-# file begins.
-PUBLISHED = (
-    "resnet18-f37072fd.pth",
-    "resnet34-b627a593.pth",
-    "resnet50-0676ba61.pth",
-    "resnet50-11ad3fa6.pth",
-    "resnet101-63fe2227.pth",
-    "resnet101-cd907fc2.pth",
-    "resnet152-394f9c45.pth",
-    "resnet152-f82ba261.pth",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +110,7 @@ def read_resnet(path: str | Path, depth: int) -> Loaded:
         raise UserError(
             f"{path} does not fit ResNet-{depth}: {error}; {_advice(tensors)}"
         ) from error
-    published = next((name for name in PUBLISHED if _prefix(name) == sha256[:8]), None)
+    published = next((name for name in PUBLISHED if stated_sha256(name) == sha256[:8]), None)
     return Loaded(
         variables,
         path,
@@ -211,11 +199,11 @@ def _read(path: str | Path) -> tuple[Path, bytes, str]:
         data = read_file(path)
     except OSError as error:
         raise UserError(
-            f"cannot read the weights {path}: {error.strerror}; give the file's path "
-            "(torchvision's ResNets: https://download.pytorch.org/models/)"
+            f"cannot read the weights {path}: {error.strerror}; give the file's path, "
+            "or by their name what torchvision publishes, such as resnet152-394f9c45"
         ) from error
     sha256 = hashlib.sha256(data).hexdigest()
-    prefix = _prefix(path.name)
+    prefix = stated_sha256(path.name)
     if prefix is not None and prefix != sha256[:8]:
         logging.warning(
             "%s: its name promises a sha256 that begins with %s, but it begins with %s: "
@@ -225,12 +213,6 @@ def _read(path: str | Path) -> tuple[Path, bytes, str]:
             sha256[:8],
         )
     return path, data, sha256
-
-
-def _prefix(name: str) -> str | None:
-    """The 8 hexadecimal digits of the sha256 in a name such as resnet18-f37072fd.pth."""
-    match = re.search(r"-([0-9a-f]{8})\.", name)
-    return match and match[1]
 
 
 def _tensors(path: Path, data: bytes) -> dict[str, np.ndarray]:

@@ -63,6 +63,8 @@ def main() -> int:
     given = flags.FLAGS
     configs = {method: _config_of(method) for method in given.methods or METHODS}
     directory = Path(given.workdir)
+    for method, config in configs.items():
+        cli.fetch_weights(config, directory / method / f"seed-{config.seed}")
     done = compare(
         configs,
         directory,

@@ -30,10 +30,11 @@ def define_flags(argv: Sequence[str]) -> None:
 
 def main() -> int:
     """Trains; returns the exit code."""
+    config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
+    cli.fetch_weights(config, workdir)
     from attn_lstm.parallel import is_first_host, make_mesh
     from attn_lstm.training.loop import train
 
-    config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
     if not train(config, Path(workdir), make_mesh()):
         return errors.STOPPED
     if is_first_host():

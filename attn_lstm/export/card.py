@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import ml_collections
 
-from attn_lstm import storage
+from attn_lstm import downloads, storage
 from attn_lstm.config import PLACES, used
 from attn_lstm.errors import UserError
 from attn_lstm.fields import nested
@@ -126,17 +126,22 @@ def _backbone(config: ml_collections.ConfigDict) -> str:
     if not backbone.weights:
         start = "random parameters"
     else:
-        start = f"the pretrained parameters of `{Path(backbone.weights).name}`"
+        start = f"the pretrained parameters of `{_without_folder(backbone.weights)}`"
     if backbone.frozen:
         return f"{name} with {start}, which training left as they were"
     return f"{name}, trained from {start}"
+
+
+def _without_folder(place: str) -> str:
+    """Its last name, which a name on the hub is as a whole."""
+    return place if place.startswith(downloads.HUB) else Path(place).name
 
 
 def _without_folders(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """What is used of the config, with places on this machine cut to their last name."""
     return nested(
         {
-            field: Path(value).name if field in PLACES and isinstance(value, str) else value
+            field: _without_folder(value) if field in PLACES and isinstance(value, str) else value
             for field, value in used(config).items()
         }
     ).to_dict()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from attn_lstm import parallel, process, progress, remote, storage, weights
+from attn_lstm import downloads, parallel, process, progress, remote, storage, weights
 from attn_lstm.config import PLACES, resolve, used, validate
 from attn_lstm.data import load_split
 from attn_lstm.data.split import Split
@@ -409,7 +409,7 @@ def with_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> Tra
     """The state with the backbone's parameters from `config.backbone.weights`, if any."""
     if not config.backbone.weights:
         return state
-    path = remote.on_disk(config.backbone.weights)
+    path = downloads.on_disk(config.backbone.weights)
     if config.backbone.name == "mobilenet_v2":
         loaded = weights.load_mobilenet_v2(path)
     elif config.backbone.name == "vit":
