@@ -47,6 +47,26 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def devices_named(device: str | jax.Device) -> list[jax.Device]:
+    """Devices of this host: all of a kind ('cpu', 'gpu', 'cuda', 'tpu'), or one ('cuda:1').
+
+    Raises:
+      UserError: this host has none of that name.
+    """
+    if isinstance(device, jax.Device):
+        return [device]
+    kind, colon, place = device.partition(":")
+    try:
+        devices = jax.local_devices(backend=kind)
+        return [devices[int(place)]] if colon else devices
+    except (RuntimeError, IndexError, ValueError):
+        kinds = sorted({"cpu", *(each.platform for each in jax.local_devices())})
+        raise UserError(
+            f"device={device!r}: this host has none of that name; its kinds are "
+            f"{', '.join(kinds)}, and '{kinds[0]}:0' is the first of its kind"
+        ) from None
+
+
 def divisible(rows: int, devices: int) -> int:
     """The next number of rows that divides over the devices."""
     return rows + -rows % devices

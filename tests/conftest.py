@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import fcntl
+import http.server
 import importlib.util
 import os
 import pty
@@ -202,3 +203,39 @@ def unprivileged() -> Iterator[Path]:
         if is_root:
             os.seteuid(0)
         shutil.rmtree(root)
+
+
+@pytest.fixture
+def web_server():
+    """Answers on the loopback: `web_server({path: content or URL of another})` is its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answers.asked.append(self.path)
+            content = answers.contents.get(self.path.partition("?")[0])
+            self.send_response(404 if content is None else 302 if isinstance(content, str) else 200)
+            if isinstance(content, str):
+                self.send_header("Location", content)
+            self.end_headers()
+            if isinstance(content, bytes):
+                with contextlib.suppress(OSError):  # who asked has hung up
+                    self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    class Answers:
+        def __init__(self, url):
+            self.url, self.asked, self.contents = url, [], {}
+
+        def __call__(self, contents):
+            self.contents = contents
+            return self.url
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        answers = Answers(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield answers
+        server.shutdown()
+        thread.join()

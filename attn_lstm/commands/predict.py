@@ -3,16 +3,20 @@
     attn-lstm predict --workdir=runs/digits photo.jpg pictures 'more/**/*.png'
     find pictures -name '*.jpg' | attn-lstm predict --workdir=runs/digits --overlays=maps -
 
-Takes files, folders (all images below), patterns in quotes, and - for a list on standard input.
-What is written follows the order of the images; one that cannot be read says why, and the rest goes
-on. Fields of the run's config can be overridden: --config.search.threshold=0.3.
+Takes files, URLs, folders (all images below), patterns in quotes, and - for a list on standard
+input. What is written follows the order of the images; one that cannot be read says why, and the
+rest goes on. Fields of the run's config can be overridden: --config.search.threshold=0.3.
 
-  jsonl    a line an image: {"image", "labels": [{"name", "probability", "step", "calibrated"},
-           ...]}, the labels in the order of emission, "calibrated" where the run was tuned, and
-           "overlay" with --overlays; or {"image", "error"}
-  csv      image, labels, probabilities, steps, calibrated, overlay, error; several joined by |
-  coco     one list of {"image_id": path, "category_id": from 1, "category_name", "score", "step"}
+  jsonl    a line an image: {"image", "labels": [{"name", "probability", "step", "score"}, ...]},
+           the labels in the order of emission, and "overlay" with --overlays; or {"image", "error"}
+  csv      image, labels, probabilities, steps, scores, overlay, error; several joined by |
+  coco     one list of {"image_id": path, "category_id": from 1, "category_name", "score", "step",
+           "probability"}
   parquet  a table with the fields of jsonl, into --output
+
+Where the run was tuned the probability is the calibrated one, that the label is true, and the score
+the raw one that it was made of. Elsewhere the probability is the network's own at the label's step
+and stands alone; in coco it is the score.
 
 Exit codes: 0 done, 2 a mistake in flags, config or files, or not one image that could be read.
 """

@@ -9,21 +9,22 @@ import numpy as np
 from PIL import Image
 
 from attn_lstm.data import image_file
+from attn_lstm.data.files import SUFFIXES, images_in
 from attn_lstm.errors import UserError
 from attn_lstm.storage import read_file
 
-ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
+ImageLike = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
 
 # One picture that is given twice is one open file.
 _PILLOW = threading.Lock()
 
 
 def as_picture(image: ImageLike, name: str, max_pixels: int = image_file.MAX_PIXELS) -> Image.Image:
-    """A file, an array or a Pillow image as a Pillow image of mode RGB.
+    """A file, its content, an array or a Pillow image as a Pillow image of mode RGB.
 
     Args:
-      image: a path; uint8[h,w,3] in RGB or uint8[h,w], grey; or a Pillow image, which is taken
-        as its file would be: turned upright, and without transparency.
+      image: a path; the bytes of a file; uint8[h,w,3] in RGB or uint8[h,w], grey; or a Pillow
+        image, which is taken as its file would be: turned upright, and without transparency.
       name: what messages call it, unless it is a path.
       max_pixels: of a file; see `image_file.read`.
 
@@ -32,6 +33,8 @@ def as_picture(image: ImageLike, name: str, max_pixels: int = image_file.MAX_PIX
     """
     if isinstance(image, str | os.PathLike):
         return read_picture(image, max_pixels)
+    if isinstance(image, bytes):
+        return _read(image, name, max_pixels)
     if isinstance(image, Image.Image):
         try:
             with _PILLOW:
@@ -41,7 +44,8 @@ def as_picture(image: ImageLike, name: str, max_pixels: int = image_file.MAX_PIX
             raise UserError(f"{name}: {reason}") from None
     if not isinstance(image, np.ndarray):
         raise UserError(
-            f"{name} is a {type(image).__name__}: give a path, a NumPy array or a Pillow image"
+            f"{name} is a {type(image).__name__}: give a path, bytes, a NumPy array or a Pillow "
+            "image"
         )
     grey = image.ndim == 2
     if image.dtype != np.uint8 or not image.size or not (grey or image.shape[2:] == (3,)):
@@ -60,8 +64,35 @@ def read_picture(
       UserError: the file cannot be read or decoded.
     """
     try:
-        return image_file.read(read_file(path), max_pixels)
+        content = read_file(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except ValueError as error:  # no path: a character that none may have
         raise UserError(f"{path}: {error}") from None
+    return _read(content, os.fspath(path), max_pixels)
+
+
+def _read(content: bytes, name: str, max_pixels: int) -> Image.Image:
+    try:
+        return image_file.read(content, max_pixels)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def images_of(folder: str | os.PathLike[str]) -> list[str]:
+    """The paths of the images in a folder and below it, sorted, hidden files and folders left out.
+
+    Raises:
+      UserError: there is none, or a folder cannot be listed.
+    """
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be listed: {error.strerror}")
+
+    found = sorted(images_in(folder, fail))
+    if not found:
+        raise UserError(
+            f"{folder} holds no image: no file that ends in one of {', '.join(SUFFIXES)}, nor one "
+            "that begins like an image"
+        )
+    return found

@@ -20,8 +20,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 # What each output is. b images, C labels, T of them at most, h x w regions.
 MEANINGS = {
     "labels": "[b,T] the predicted labels in their order, as places in label_names; -1 behind them",
-    "probabilities": "[b,T] of each predicted label when it was predicted; 0 behind them",
-    "calibrated": "[b,T] the probability that each predicted label is true; 0 behind them",
+    "probabilities": "[b,T] of each predicted label: that it is true, where the scores are "
+    "calibrated, else when it was predicted; 0 behind them",
+    "label_scores": "[b,T] the raw score of each predicted label, of which its probability was "
+    "made; 0 behind them",
     "steps": "[b,T] place of each predicted label, from 1; 0 behind them",
     "set": "[b,C] whether a label is predicted",
     "scores": "[b,C] for ranking all labels of an image",
@@ -68,7 +70,8 @@ def make_program(
             scores = jnp.take_along_axis(found.scores, jnp.maximum(found.sequence, 0), axis=1)
             p = jnp.clip(scores, MARGIN, 1 - MARGIN)
             line = fitted.slope * (jnp.log(p) - jnp.log1p(-p)) + fitted.bias
-            outputs["calibrated"] = jnp.where(emitted, jax.nn.sigmoid(line), 0.0)
+            outputs["probabilities"] = jnp.where(emitted, jax.nn.sigmoid(line), 0.0)
+            outputs["label_scores"] = jnp.where(emitted, scores, 0.0)
         if found.attention is not None:
             images, steps, regions = found.attention.shape
             side = math.isqrt(regions)

@@ -32,7 +32,7 @@ from attn_lstm.runs.workdir import LabelTable
 
 PyTree = Any
 # (variables, images uint8[rows,S,S,3], τ float32[C]) -> predictions of all rows
-Search = Callable[[PyTree, jax.Array, np.ndarray], Prediction]
+Search = Callable[[PyTree, jax.Array, jax.Array | np.ndarray], Prediction]
 
 # The program is the same whatever these are.
 _WITHOUT_EFFECT = (*PLACES, "search.threshold")
@@ -96,10 +96,14 @@ class Programs:
         )
         program = self._read.pop(rows, None) or self._load(rows)
         if program is None:
-            program = export.export(self._traced())(*arguments)
+            program = export.export(self._traced(), platforms=self._platforms())(*arguments)
             self._keep(rows, program)
         options = compiler_options(self._mesh.devices.flat[0].platform)
         return jax.jit(program.call, compiler_options=options).lower(*arguments).compile()
+
+    def _platforms(self) -> list[str] | None:
+        """Where it will run; None for where JAX computes by default."""
+        return ["cpu"] if self._mesh.devices.flat[0].platform == "cpu" else None
 
     def _traced(self) -> Any:
         table = self._table

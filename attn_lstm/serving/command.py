@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TextIO
 
 import ml_collections
-import numpy as np
 
 from attn_lstm import progress
-from attn_lstm.data.files import SUFFIXES, as_utf8, images_in
-from attn_lstm.data.images import read_picture
+from attn_lstm.data import web
+from attn_lstm.data.files import as_utf8
+from attn_lstm.data.images import images_of
 from attn_lstm.errors import UserError
 from attn_lstm.serving.lines import (
     Writer,
@@ -29,7 +29,8 @@ from attn_lstm.serving.lines import (
     parquet_writer,
     record,
 )
-from attn_lstm.serving.model import ImagePrediction, Model, open_model
+from attn_lstm.serving.model import Model, open_model
+from attn_lstm.serving.results import ImagePrediction
 from attn_lstm.storage import writing
 
 _STDIN = "-"
@@ -54,7 +55,7 @@ def predict_images(
       config: of the run, with overrides.
       directory: the work directory.
       step: of the checkpoint: a number, 'best' or 'latest'.
-      arguments: files, folders, patterns, and '-' for a list on standard input.
+      arguments: files, URLs, folders, patterns, and '-' for a list on standard input.
       batch_size: images at once; None for the config's.
       form: jsonl, csv, coco or parquet.
       output: the file to write; None for standard output.
@@ -114,16 +115,10 @@ def find_images(arguments: Sequence[str]) -> tuple[Iterator[str], int | None]:
 
 
 def _list_images(argument: str) -> list[str]:
-    """A file; the images in a folder and below it, sorted; or the files of a pattern, sorted."""
+    """A file or URL; a folder's images, sorted; or the files of a pattern, sorted."""
     if os.path.isdir(argument):
-        found = sorted(_images_in(argument))
-        if not found:
-            raise UserError(
-                f"{argument} holds no image: no file that ends in one of {', '.join(SUFFIXES)}, "
-                "nor one that begins like an image"
-            )
-        return found
-    if os.path.exists(argument):
+        return images_of(argument)
+    if os.path.exists(argument) or web.is_url(argument):
         return [argument]
     found = sorted(filter(os.path.isfile, glob.glob(_pattern(argument), recursive=True)))
     if not found:
@@ -137,15 +132,6 @@ def _pattern(argument: str) -> str:
     while len(parts) > 1 and os.path.isdir(os.path.join(place, parts[0] + os.sep)):
         place = os.path.join(place, parts.pop(0) + os.sep)
     return os.path.join(glob.escape(place), *parts)
-
-
-def _images_in(folder: str) -> Iterator[str]:
-    """What looks like an image under a folder, hidden files and folders left out."""
-
-    def fail(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be listed: {error.strerror}")
-
-    return images_in(folder, fail)
 
 
 def _lines_of_stdin() -> Iterator[str]:
@@ -171,21 +157,13 @@ class _Pictures:
             raise UserError(f"--overlays: {model.config.method!r} has no attention maps to draw")
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._data = folder, model.config.data
+        self._folder = folder
         self._taken: set[str] = set()
 
     def draw(self, image: str, prediction: ImagePrediction) -> str:
         """Returns the path of the PNG."""
-        from attn_lstm.reports.overlay import draw_panels  # only who asks for it waits for fonts
-
         path = self._folder / self._name(image)
-        panels = [
-            (f"{label.step}. {label.name} {label.probability:.2f}", label.attention)
-            for label in prediction.labels
-            if label.attention is not None
-        ]
-        pixels = np.asarray(read_picture(image, self._data.max_pixels))
-        picture = draw_panels(pixels, os.path.basename(image), panels, self._data.resize)
+        picture = prediction.plot()
         with writing(path):
             picture.save(path)
         return str(path)

@@ -33,7 +33,6 @@ function row(label) {
   const button = element("button", "");
   button.type = "button";
   button.label = label;
-  const sure = label.calibrated ?? label.probability;
   if (label.map) {
     const map = element("img", "");
     map.src = label.map;
@@ -41,11 +40,11 @@ function row(label) {
     button.append(map);
   }
   const bar = element("span", "bar"), filled = element("i", "");
-  filled.style.width = `${100 * sure}%`;
+  filled.style.width = `${100 * label.probability}%`;
   bar.append(filled);
-  const score = label.calibrated === null ? "" : `, score ${label.probability.toFixed(3)}`;
+  const score = label.score === null ? "" : `, score ${label.score.toFixed(3)}`;
   button.append(
-    element("span", "name", label.name), element("span", "percent", percent(sure)), bar,
+    element("span", "name", label.name), element("span", "percent", percent(label.probability)), bar,
     element("span", "sub", `step ${label.step}${score}`),
   );
   // The same label again shows the image without its map.

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from attn_lstm.errors import UserError
-from attn_lstm.serving.model import ImagePrediction, PredictedLabel
+from attn_lstm.serving.results import ImagePrediction, PredictedLabel
 
-# {"image", "labels": [{"name", "probability", "step"}, ...]} or {"image", "error"}; a label has
-# "calibrated" too where the model is; "overlay" names the picture of the attention maps where one
-# was drawn.
+# {"image", "labels": [{"name", "probability", "step"}, ...]} or {"image", "error"}; a label has its
+# raw "score" too where the probability is calibrated; "overlay" names the picture of the attention
+# maps where one was drawn.
 Record = dict[str, Any]
 Writer = Callable[[Record], None]
 
 _LISTED = {
-    "labels": "name", "probabilities": "probability", "steps": "step", "calibrated": "calibrated"
+    "labels": "name", "probabilities": "probability", "steps": "step", "scores": "score"
 }  # fmt: skip
 _COLUMNS = ("image", *_LISTED, "overlay", "error")
 _ROWS = 1000  # of a table that are written at once
@@ -34,13 +34,10 @@ def record(image: str, outcome: ImagePrediction | UserError) -> Record:
 
 
 def _label(label: PredictedLabel) -> dict[str, Any]:
-    def rounded(value: float) -> float:
-        return float(f"{value:.6g}")
-
-    entry = {"name": label.name, "probability": rounded(label.probability), "step": label.step}
-    if label.calibrated is not None:
-        entry["calibrated"] = rounded(label.calibrated)
-    return entry
+    return {
+        field: float(f"{value:.6g}") if isinstance(value, float) else value
+        for field, value in label.to_dict().items()
+    }
 
 
 def jsonl_writer(output: TextIO) -> Writer:
@@ -84,7 +81,8 @@ def coco_writer(output: TextIO, label_names: Sequence[str]) -> Iterator[Writer]:
     """Writes one JSON list with an entry a label, as COCO's tools take results.
 
     An entry is {"image_id": the image's path, "category_id": the label's place among those of the
-    model, from 1, "category_name", "score", "step"}. Images that cannot be read have none.
+    model, from 1, "category_name", "score", "step"}, where the model is calibrated with the
+    "probability" beside its raw score. Images that cannot be read have none.
     """
     places = {name: place for place, name in enumerate(label_names, 1)}
     joint = "[\n"
@@ -96,9 +94,11 @@ def coco_writer(output: TextIO, label_names: Sequence[str]) -> Iterator[Writer]:
                 "image_id": entry["image"],
                 "category_id": places[label["name"]],
                 "category_name": label["name"],
-                "score": label["probability"],
+                "score": label.get("score", label["probability"]),
                 "step": label["step"],
             }
+            if "score" in label:
+                result["probability"] = label["probability"]
             output.write(joint + json.dumps(result))
             joint = ",\n"
 
@@ -123,7 +123,7 @@ def parquet_writer(path: Path) -> Iterator[Writer]:
         ) from None
     number = arrow.float64()
     label = [("name", arrow.string()), ("probability", number), ("step", arrow.int32()),
-             ("calibrated", number)]  # fmt: skip
+             ("score", number)]  # fmt: skip
     schema = arrow.schema(
         [
             ("image", arrow.string()),

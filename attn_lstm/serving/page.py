@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import threading
 from http import HTTPStatus
@@ -14,15 +12,13 @@ from typing import Any
 import jinja2
 import ml_collections
 import numpy as np
-from PIL import Image
 
 from attn_lstm import progress
 from attn_lstm.data import image_file
+from attn_lstm.data.web import MAX_BYTES
 from attn_lstm.errors import UserError
-from attn_lstm.reports.overlay import overlay
 from attn_lstm.serving.model import Model, open_model
-
-MAX_BYTES = 32 * 2**20  # of an image file
+from attn_lstm.serving.results import data_url
 
 _HOST = "127.0.0.1"
 _SIDE = 640  # pixels of the longer side of what is shown
@@ -84,8 +80,9 @@ def answer(model: Model, content: bytes) -> dict[str, Any]:
 
     Returns:
       'image', a data URL of the picture as it is shown, and 'labels' in the order of emission, each
-      with 'name', 'step', 'probability', 'calibrated' (a number or None) and 'map', a data URL of
-      the picture under its attention, or None. The maps of an image share their scale.
+      with 'name', 'step', 'probability', 'score' (the raw one, or None without a calibration) and
+      'map', a data URL of the picture under its attention, or None. The maps of an image share
+      their scale.
 
     Raises:
       UserError: the file is no image that can be read.
@@ -95,33 +92,20 @@ def answer(model: Model, content: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"this file cannot be read: {error}") from None
     (prediction,) = model.predict([picture])
-    picture.thumbnail((_SIDE, _SIDE))
-    pixels = np.asarray(picture)
-    maps = [label.attention for label in prediction.labels if label.attention is not None]
-    largest = max((float(map_.max()) for map_ in maps), default=None)
-    resize = model.config.data.resize
+    pixels, maps = prediction.drawn(_SIDE)
     return {
-        "image": _data_url(pixels),
+        "image": data_url(pixels),
         "labels": [
             {
                 "name": label.name,
                 "step": label.step,
                 "probability": label.probability,
-                "calibrated": label.calibrated,
-                "map": None
-                if label.attention is None
-                else _data_url(overlay(pixels, label.attention, resize, largest)),
+                "score": label.score,
+                "map": None if map_ is None else data_url(map_),
             }
-            for label in prediction.labels
+            for label, map_ in zip(prediction.labels, maps, strict=True)
         ],
     }
-
-
-def _data_url(pixels: np.ndarray) -> str:
-    """uint8[h,w,3] as a JPEG inside of a URL."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _page(model: Model) -> bytes:

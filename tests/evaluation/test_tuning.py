@@ -79,8 +79,8 @@ def test_each_label_is_cut_at_its_own_tau(trained, mesh, coco_folder):
         assert {*names} == {model.label_names[label] for label in np.flatnonzero(labels[i])}
         for label, name in enumerate(model.label_names):
             if name in names:
-                assert names[name].probability == pytest.approx(scores[i, label], rel=1e-4)
-                assert names[name].calibrated == pytest.approx(
+                assert names[name].score == pytest.approx(scores[i, label], rel=1e-4)
+                assert names[name].probability == pytest.approx(
                     fitted(scores[i, label]).item(), rel=1e-3
                 )
 

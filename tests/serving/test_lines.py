@@ -10,21 +10,21 @@ import pytest
 from attn_lstm.errors import UserError
 from attn_lstm.serving import lines
 from attn_lstm.serving.lines import coco_writer, csv_writer, parquet_writer, record
-from attn_lstm.serving.model import ImagePrediction, PredictedLabel
+from attn_lstm.serving.results import ImagePrediction, PredictedLabel
 
 
-def prediction(*calibrated):
+def prediction(*scores):
     labels = tuple(
         PredictedLabel(f"label{i}", 0.25 + i / 4, i + 1, None, value)
-        for i, value in enumerate(calibrated)
+        for i, value in enumerate(scores)
     )
     return ImagePrediction(labels, np.zeros(3, np.float32))
 
 
-def test_a_calibrated_label_says_so_and_another_does_not():
+def test_a_calibrated_label_has_its_score_and_another_does_not():
     entry = record("a.jpg", prediction(0.123456789))
     assert entry["labels"] == [
-        {"name": "label0", "probability": 0.25, "step": 1, "calibrated": 0.123457}
+        {"name": "label0", "probability": 0.25, "step": 1, "score": 0.123457}
     ]
     assert [*record("a.jpg", prediction(None))["labels"][0]] == ["name", "probability", "step"]
 
@@ -36,18 +36,20 @@ def test_csv_joins_what_is_there():
     write(record("b.jpg", prediction(None, None)))
     rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
     assert [row["labels"] for row in rows] == ["label0|label1"] * 2
-    assert [row["calibrated"] for row in rows] == ["0.5|0.75", ""]
+    assert [row["scores"] for row in rows] == ["0.5|0.75", ""]
 
 
 def test_coco_has_an_entry_a_label_and_none_of_an_image_that_failed():
     stream = io.StringIO()
     with coco_writer(stream, ("label1", "label0")) as write:
-        write(record("a.jpg", prediction(0.5, 0.75)))
+        write(record("a.jpg", prediction(0.6, 0.75)))
         write(record("broken.jpg", UserError("is no image")))
         write(record("b.jpg", prediction(None)))
     entries = json.loads(stream.getvalue())
-    assert [(e["image_id"], e["category_id"], e["score"]) for e in entries] == [
-        ("a.jpg", 2, 0.25), ("a.jpg", 1, 0.5), ("b.jpg", 2, 0.25),
+    assert [
+        (e["image_id"], e["category_id"], e["score"], e.get("probability")) for e in entries
+    ] == [
+        ("a.jpg", 2, 0.6, 0.25), ("a.jpg", 1, 0.75, 0.5), ("b.jpg", 2, 0.25, None),
     ]  # fmt: skip
 
 

@@ -133,7 +133,11 @@ def test_the_number_of_images_at_once_changes_nothing_and_compiles_few_shapes(mo
         assert_same(model.predict(files[:count]), together[:count])
         assert_same(list(model.predict_stream(iter(files[:count]), 1)), together[:count])
     assert len(model._programs) == 2
-    assert_same(model.predict(files, batch_size=12), together)
+    for count in range(1, 10):
+        assert_same(model.predict(files, batch_size=count), together)
+        assert_same(model.predict(files[:count]), together[:count])
+    assert len(model._programs) == 2
+    assert_same(model.predict(files, batch_size=17), together)
     assert len(model._programs) == 3
 
 
@@ -178,14 +182,66 @@ def test_only_rows_that_look_somewhere_have_attention(tiny_config, files, method
     assert all((label.attention is not None) == model.attends for label in labels)
 
 
-def test_what_is_not_several_images_is_a_mistake(model, files):
+def test_a_single_image_of_any_kind_is_a_list_of_one(model, files):
+    pixels = np.asarray(Image.open(files[0]))
+    (expected,) = model.predict([files[0]])
+    for image in (files[0], str(files[0]), files[0].read_bytes(), pixels, Image.open(files[0]),
+                  pixels[None]):  # fmt: skip
+        assert_same(model(image), [expected])
+
+
+def test_a_folder_is_the_images_below_it_also_in_a_list(model, files, tmp_path):
+    (tmp_path / "b").mkdir()
+    for name, file in zip(("b/1.jpg", "c.jpg", "a.jpg"), files, strict=False):
+        (tmp_path / name).write_bytes(file.read_bytes())
+    (tmp_path / "notes.txt").touch()
+    found = model.predict(tmp_path)
+    assert [p.name for p in found] == [str(tmp_path / x) for x in ("a.jpg", "b/1.jpg", "c.jpg")]
+    assert_same(found, model.predict([files[2], files[0], files[1]]))
+    assert_same(
+        model.predict([files[3], tmp_path]), model.predict([files[3], *files[2:3], *files[:2]])
+    )
+
+
+def test_an_image_of_the_web_is_fetched_once(model, files, web_server):
+    url = web_server({"/a.jpg": files[0].read_bytes()})
+    (found,) = model.predict(f"{url}/a.jpg?size=full")
+    assert_same([found], model.predict(files[0]))
+    assert found.name == f"{url}/a.jpg?size=full"
+    assert found.picture().size == Image.open(files[0]).size
+    assert web_server.asked == ["/a.jpg?size=full"]
+
+
+def test_a_threshold_of_a_call_is_the_model_s_own_elsewhere(trained, model, files):
+    config = workdir.load_config(trained)
+    config.search.threshold = 0.0
+    assert_same(model.predict(files, threshold=0.0), open_model(config, trained, "best")(files))
+    assert all(not prediction.labels for prediction in model(files, threshold=1.0))
+    with pytest.raises(UserError, match=r"threshold is 1\.5"):
+        model(files, threshold=1.5)
+
+
+def test_what_is_no_image_is_a_mistake(model, files, tmp_path):
     one = np.zeros((8, 8, 3), np.uint8)
-    for images in (str(files[0]), files[0], one, Image.fromarray(one)):
+    for images in (str(files[0]), files[0].read_bytes(), one, Image.fromarray(one)):
         with pytest.raises(UserError, match="give a list"):
-            model.predict(images)
-    assert len(model.predict(one[None])) == 1
+            next(model.predict_stream(images))
+    with pytest.raises(UserError, match="images is a int"):
+        model.predict(3)
+    with pytest.raises(UserError, match="holds no image"):
+        model.predict(tmp_path)
+    with pytest.raises(UserError, match=r"images\[1\]: .*not an image"):
+        model.predict([files[0], b"nothing"])
     with pytest.raises(UserError, match="batch_size is 0"):
         model.predict(files, batch_size=0)
+
+
+def test_a_device_is_named_when_the_model_is_loaded(trained, files):
+    model = attn_lstm.load_model(trained, device="cpu:1")
+    assert [*model._mesh.devices.flat] == [jax.devices()[1]]
+    assert len(model.predict(files[0])) == 1
+    with pytest.raises(UserError, match=r"device='abacus': .*cpu"):
+        attn_lstm.load_model(trained, device="abacus")
 
 
 def test_a_folder_that_is_no_run_and_a_step_that_is_not_there_are_mistakes(trained, tmp_path):

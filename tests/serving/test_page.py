@@ -77,7 +77,7 @@ def test_an_image_is_answered_with_what_the_model_predicts(model, server, pictur
     assert status == 200
     assert [label["name"] for label in found["labels"]] == [x.name for x in expected.labels]
     for got, label in zip(found["labels"], expected.labels, strict=True):
-        assert (got["step"], got["calibrated"]) == (label.step, label.calibrated)
+        assert (got["step"], got["score"]) == (label.step, label.score)
         assert got["probability"] == pytest.approx(label.probability)
         assert decoded(got["map"]).shape == (40, 60, 3)
     assert decoded(found["image"]).shape == (40, 60, 3)
