@@ -34,7 +34,11 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string("workdir", None, "folder of the run (required)", required=True)
     flags.DEFINE_string("step", "best", "checkpoint: a step, 'best' or 'latest'")
     flags.DEFINE_integer(
-        "batch_size", None, "images at once; default: config.eval.batch_size", lower_bound=1
+        "batch_size",
+        None,
+        "images at once at most: the next smaller power of two is taken; default: "
+        "config.eval.batch_size",
+        lower_bound=1,
     )
     flags.DEFINE_enum("format", "jsonl", ["jsonl", "csv", "coco", "parquet"], "of what is written")
     flags.DEFINE_string("output", None, "file for the lines; default: standard output")

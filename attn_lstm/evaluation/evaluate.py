@@ -103,7 +103,7 @@ def evaluate(
             storage.write_bytes(kept, summary.to_npz(predictions, data))
             print(describe(result), flush=True)
             print(f"written to {remote.shown(path)}, the predictions to {kept.name}", flush=True)
-            examples = pictures.Examples(opened.config, data, predictions, maps)
+            examples = pictures.Examples(opened.config, data, predictions, maps, fitted)
             if figures or figure_ids:
                 folder = directory / "figures" / f"{split}-{opened.step}"
                 with progress.doing("drawing figures"):
@@ -190,10 +190,16 @@ def _describe_choice(
     )
     own = f", {len(tau.by_label)} labels with their own" if tau.by_label else ""
     error = summary.calibration_report(chosen, fitted)
+    told = (
+        ""
+        if error["error"] is None
+        else f"; calibration error of the predicted labels {error['error']:.1f}, then "
+        f"{error['calibrated_error']:.1f} points"
+    )
     return (
         f"τ = {tau.value:.3f}{own} for step {opened.step} ({by}): {split} "
         + "  ".join(f"{name} {figures[name]:.1f}" for name in names)
-        + f"; calibration error {error['error']:.1f}, then {error['calibrated_error']:.1f} points"
+        + told
     )
 
 

@@ -40,6 +40,15 @@ class Predictions:
             return self.scores.ravel(), self.truth.ravel()
         return self.scores[self.known], self.truth[self.known]
 
+    def predicted_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32[M] and truth bool[M] of the predicted labels that are known."""
+        return self.scores[self.judged], self.truth[self.judged]
+
+    @property
+    def sequence_scores(self) -> np.ndarray:
+        """float32[N,T], the scores of the labels of `sequence`; behind them they mean nothing."""
+        return np.take_along_axis(self.scores, np.maximum(self.sequence, 0), axis=1)
+
 
 def cut(predictions: Predictions, tau: float | np.ndarray) -> Predictions:
     """With the labels whose score reaches τ, one for all or float[C], in the place of the sets.

@@ -176,22 +176,31 @@ def looking_report(
 
 
 def calibration_report(predictions: Predictions, fitted: Calibration | None) -> dict[str, Any]:
-    """How far the scores of all labels are from the shares that are true, in points of percent.
+    """How far scores are from the shares that are true, in points of percent.
+
+    Most labels of an image are false and have a score near 0, so that the error over all labels is
+    small whatever the predicted ones say.
 
     Returns:
-      'error', the expected calibration error; where a line was fitted to other images, its 'slope'
-      and 'bias' and the 'calibrated_error' that it leaves.
+      'error', the expected calibration error of the predicted labels, None where there are none;
+      where a line was fitted to other images, its 'slope' and 'bias' and the 'calibrated_error'
+      that it leaves; and under 'over_all_labels' both errors over all labels of all images.
     """
-    scores, right = predictions.judged_pairs()
 
-    def error(probabilities: np.ndarray) -> float:
-        return 100 * calibration_error(probabilities.clip(0, 1), right)
+    def errors(scores: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+        told = {"error": scores}
+        if fitted is not None:
+            told["calibrated_error"] = fitted(scores)
+        return {
+            name: 100 * calibration_error(values.clip(0, 1), right) if right.size else None
+            for name, values in told.items()
+        }
 
-    result = {"error": error(scores)}
-    if fitted is not None:
-        result["calibrated_error"] = error(fitted(scores))
-        result |= dataclasses.asdict(fitted)
-    return result
+    return {
+        **errors(*predictions.predicted_pairs()),
+        **({} if fitted is None else dataclasses.asdict(fitted)),
+        "over_all_labels": errors(*predictions.judged_pairs()),
+    }
 
 
 def _number(value: np.generic) -> float | int | None:

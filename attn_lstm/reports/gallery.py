@@ -22,11 +22,12 @@ class Emitted:
 
     label: int  # column of the label vector
     name: str
-    probability: float  # when it was emitted
+    probability: float  # that it is true where scores are calibrated, else when it was emitted
     right: bool | None  # None where it is not known
     # uint8[h,w,3], the image under the attention of its step; the image's maps share their scale
     overlay: np.ndarray | None
     peak: float | None  # the largest attention, as a multiple of an even spread's
+    score: float | None  # the raw one, of which the probability was made; None if of none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +102,7 @@ def make_example(
     truth: np.ndarray,
     resize: str,
     known: np.ndarray | None = None,
+    scores: np.ndarray | None = None,
 ) -> Example:
     """What is shown of one image.
 
@@ -113,6 +115,7 @@ def make_example(
       truth: bool[C].
       resize: `config.data.resize`.
       known: bool[C], the labels of which the truth is; None for all.
+      scores: float32[T], of which the probabilities were made; None where nobody has calibrated.
     """
     image = _shrink(image)
     sequence, probabilities, maps = predicted
@@ -128,7 +131,8 @@ def make_example(
             peak = float(attention.max() * maps.shape[-1])
         probability = float(probabilities[step])
         verdict = bool(truth[label]) if known is None or known[label] else None
-        emitted.append(Emitted(label, names[label], probability, verdict, shown, peak))
+        score = None if scores is None else float(scores[step])
+        emitted.append(Emitted(label, names[label], probability, verdict, shown, peak, score))
     true = np.flatnonzero(truth)
     missed = true[~np.isin(true, sequence)]
     right = len(true) - len(missed)

@@ -191,27 +191,36 @@ def _precision_recall(result: Mapping[str, Any], predictions: Predictions) -> di
 
 
 def _reliability(result: Mapping[str, Any], predictions: Predictions) -> dict[str, Any]:
-    sequence = predictions.judged_sequence
-    emitted = sequence >= 0
-    images = np.nonzero(emitted)[0]
-    scores, truth = predictions.judged_pairs()
-    scores = scores.clip(0, 1)
-    series = {"score of every label": (scores.astype(np.float64), truth)}
-    if "slope" in (fitted := result["calibration"]):
-        series["the score calibrated"] = Calibration(fitted["slope"], fitted["bias"])(scores), truth
-    if emitted.any():
-        series["at its prediction"] = (
-            predictions.probabilities[emitted].clip(0, 1).astype(np.float64),
-            predictions.truth[images, sequence[emitted]],
-        )
+    scores, right = predictions.predicted_pairs()
+    all_scores, truth = predictions.judged_pairs()
+    if "slope" in (kept := result["calibration"]):
+        fitted = Calibration(kept["slope"], kept["bias"])
+        shown, of_all = (fitted(scores), right), ("probability", fitted(all_scores))
+    else:
+        sequence = predictions.judged_sequence
+        emitted = sequence >= 0
+        judged = predictions.truth[np.nonzero(emitted)[0], sequence[emitted]]
+        shown, of_all = (predictions.probabilities[emitted], judged), ("score", all_scores)
+    named = {
+        "probability of predicted labels": shown,
+        "score of predicted labels": (scores, right),
+        f"{of_all[0]} of every label": (of_all[1], truth),
+    }
+    series = {
+        name: (values.clip(0, 1).astype(np.float64), true)
+        for name, (values, true) in named.items()
+        if true.size
+    }
     errors = {name: 100 * calibration_error(*values) for name, values in series.items()}
     listed = ", ".join(f"{error:.1f} points ({name})" for name, error in errors.items())
     return _figure(
         "Calibration",
         charts.reliability(series),
         f"Reliability diagram; expected calibration error {listed}",
-        f"Above the diagonal labels are truer than said, below it less. Larger marks stand for "
-        f"more labels. Expected calibration error, 10 bins: {listed}.",
+        "Above the diagonal labels are truer than said, below it less. Larger marks stand for "
+        "more labels. The probability is the one that is shown of a label: "
+        + ("calibrated" if "slope" in kept else "the network's own when it was predicted")
+        + f". Expected calibration error, 10 bins: {listed}.",
     )
 
 
@@ -407,6 +416,8 @@ def _gallery_note(examples: Sequence[Example]) -> str:
         "stand in the order of prediction with their probability p; wrong ones are crossed out "
         "and framed."
     )
+    if any(emitted.score is not None for example in examples for emitted in example.emitted):
+        note += " p is calibrated on the validation split, and the score is the raw one."
     if any(emitted.right is None for example in examples for emitted in example.emitted):
         note += " A question mark stands before a label of which nobody has said what is right."
     if maps:

@@ -37,9 +37,9 @@ def describe(result: Mapping[str, Any]) -> str:
     if result["unreadable_images"]:
         lines.append(f"{result['unreadable_images']} images could not be read and do not count")
     calibrated = result["calibration"]
-    if "calibrated_error" in calibrated:
+    if calibrated.get("calibrated_error") is not None:
         lines.append(
-            f"calibration error of the scores {calibrated['error']:.1f} points, "
+            f"calibration error of the predicted labels: scores {calibrated['error']:.1f} points, "
             f"{calibrated['calibrated_error']:.1f} when calibrated on the validation split"
         )
     lines += _describe_looking(*(result.get(x, {}) for x in ("looking", "pointing", "deletion")))

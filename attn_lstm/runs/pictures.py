@@ -16,6 +16,7 @@ from PIL import Image
 from attn_lstm import storage
 from attn_lstm.data.split import Split
 from attn_lstm.errors import UserError
+from attn_lstm.measures.calibration import Calibration
 from attn_lstm.measures.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Examples:
       data: the split.
       predictions: of all its images that could be read.
       maps: their attention, float[N,T,K], or None.
+      fitted: what makes probabilities of scores, if it is known.
     """
 
     def __init__(
@@ -58,9 +60,14 @@ class Examples:
         data: Split,
         predictions: Predictions,
         maps: np.ndarray | None,
+        fitted: Calibration | None = None,
     ):
         self.data, self.predictions = data, predictions
         self._config, self._maps = config, maps
+        self._scores = None if fitted is None else predictions.sequence_scores
+        self._probabilities = (
+            predictions.probabilities if fitted is None else fitted(predictions.sequence_scores)
+        )
         self._made: dict[int, Example] = {}
 
     def indices(self, rows: Sequence[int]) -> np.ndarray:
@@ -94,12 +101,13 @@ class Examples:
                 self.data.label_names,
                 (
                     self.predictions.sequence[i],
-                    self.predictions.probabilities[i],
+                    self._probabilities[i],
                     None if self._maps is None else self._maps[i],
                 ),
                 self.predictions.truth[i],
                 self._config.data.resize,
                 None if self.predictions.known is None else self.predictions.known[i],
+                None if self._scores is None else self._scores[i],
             )
         return [self._made[i] for i in indices]
 

@@ -230,7 +230,8 @@ def _gallery(predictions: Sequence[ImagePrediction]) -> str:
 
 def _card(prediction: ImagePrediction) -> dict[str, Any]:
     """An image of a gallery; one that cannot be read any more has its labels alone."""
-    image, missing, maps = None, None, [None] * len(prediction.labels)
+    image, missing = None, None
+    maps: list[str | None] = [None] * len(prediction.labels)
     try:
         pixels, overlays = prediction.drawn(_SIDE)
     except UserError as error:

@@ -88,11 +88,12 @@ def test_each_label_is_cut_at_its_own_tau(trained, mesh, coco_folder):
 def test_tuning_reports_how_far_scores_are_from_frequencies(trained, mesh, capsys):
     config = searching(trained, scores="map")
     before = evaluate.evaluate(config, trained, "best", "test", mesh)["calibration"]
-    assert {*before} == {"error"}
+    assert {*before} == {"error", "over_all_labels"}
+    assert {*before["over_all_labels"]} == {"error"}
     evaluate.tune(config, trained, "best", "validation", mesh)
     after = evaluate.evaluate(config, trained, "best", "test", mesh)["calibration"]
-    assert after["error"] == before["error"]
-    assert {*after} == {"error", "calibrated_error", "slope", "bias"}
+    assert after["over_all_labels"]["error"] == before["over_all_labels"]["error"]
+    assert {*after} == {"error", "calibrated_error", "slope", "bias", "over_all_labels"}
     assert "when calibrated on the validation split" in capsys.readouterr().out
 
 

@@ -167,19 +167,27 @@ def test_a_damaged_file_of_predictions_is_named(tmp_path, damage):
 
 def test_the_report_says_how_far_scores_are_from_shares_before_and_after():
     truth = [[1, 0], [0, 0], [0, 0], [0, 0]]
-    seen = dataclasses.replace(
-        predictions(np.zeros((4, 2)), truth), scores=np.full((4, 2), 0.5, np.float32)
-    )
+    half = np.full((4, 2), 0.5, np.float32)
+    seen = dataclasses.replace(predictions([[1, 0], [1, 0], [0, 0], [0, 0]], truth), scores=half)
+    over_all = pytest.approx(100 * (0.5 - 1 / 8))
     assert report(seen, split(truth), [1, 1])["calibration"] == {
-        "error": pytest.approx(100 * (0.5 - 1 / 8))
+        "error": pytest.approx(0),  # 1 of the 2 that are predicted
+        "over_all_labels": {"error": over_all},
     }
     fitted = Calibration(slope=1.0, bias=float(np.log(1 / 7)))  # 0.5 becomes 1 of 8
     assert report(seen, split(truth), [1, 1], fitted)["calibration"] == {
-        "error": pytest.approx(37.5),
-        "calibrated_error": pytest.approx(0, abs=1e-6),
+        "error": pytest.approx(0),
+        "calibrated_error": over_all,
         "slope": 1.0,
         "bias": fitted.bias,
-    }
+        "over_all_labels": {
+            "error": over_all, "calibrated_error": pytest.approx(0, abs=1e-6)
+        },
+    }  # fmt: skip
+    nothing = dataclasses.replace(predictions(np.zeros((4, 2)), truth), scores=half)
+    assert report(nothing, split(truth), [1, 1])["calibration"] == {
+        "error": None, "over_all_labels": {"error": over_all}
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from attn_lstm.data.split import FileSource, Split
+from attn_lstm.measures.calibration import Calibration
 from attn_lstm.measures.predictions import Predictions
 from attn_lstm.reports.gallery import Example, make_example
 
@@ -44,7 +45,10 @@ def made_up_split(predictions: Predictions, names: tuple[str, ...] = NAMES) -> S
 
 
 def made_up_examples(
-    predictions: Predictions, names: tuple[str, ...] = NAMES, attend: bool = True
+    predictions: Predictions,
+    names: tuple[str, ...] = NAMES,
+    attend: bool = True,
+    fitted: Calibration | None = None,
 ) -> list[Example]:
     rng = np.random.default_rng(1)
     steps = predictions.sequence.shape[1]
@@ -52,10 +56,12 @@ def made_up_examples(
     for i in range(len(predictions.truth)):
         image = rng.integers(0, 255, (30, 40, 3), np.uint8)
         maps = rng.dirichlet(np.full(9, 0.3), steps) if attend else None
-        predicted = (predictions.sequence[i], predictions.probabilities[i], maps)
+        scores = None if fitted is None else predictions.sequence_scores[i]
+        probabilities = predictions.probabilities[i] if fitted is None else fitted(scores)
+        predicted = (predictions.sequence[i], probabilities, maps)
         truth = predictions.truth[i]
         known = None if predictions.known is None else predictions.known[i]
         examples.append(
-            make_example(f"{i:03}.jpg", image, names, predicted, truth, "squash", known)
+            make_example(f"{i:03}.jpg", image, names, predicted, truth, "squash", known, scores)
         )
     return examples

@@ -43,7 +43,7 @@ def page(dataset="coco", attend=True, names=NAMES, fitted=None, measured=None, k
             "search": {"decide": "path", "beam_size": 3, "stop": "path"},
         },
     }
-    examples = made_up_examples(predictions, names, attend)
+    examples = made_up_examples(predictions, names, attend, fitted)
     return render_report(
         result, predictions, names, examples, "python eval.py --report", {"jax": "0.10"}
     )
@@ -187,10 +187,19 @@ def test_the_measures_of_looking_stand_beside_what_they_must_beat():
     assert "Where it looks" not in page(measured={"looking": {"pairs": 0}, "pointing": {}})
 
 
-def test_the_calibrated_scores_have_a_series_of_their_own(text):
-    assert "score of every label)" in text and "the score calibrated)" not in text
-    fitted = Calibration(slope=0.9, bias=-0.1)
-    assert "the score calibrated)" in page(fitted=fitted)
+def test_the_reliability_diagram_is_of_what_is_shown_of_predicted_labels(text):
+    assert "score of every label)" in text and "probability of every label)" not in text
+    calibrated = page(fitted=Calibration(slope=0.9, bias=-0.1))
+    for kind in ("probability of predicted", "score of predicted", "probability of every"):
+        assert f"{kind} label" in calibrated
+    assert "own when it was predicted" in text and "shown of a label: calibrated" in calibrated
+
+
+def test_a_calibrated_gallery_shows_the_raw_score_beside_the_probability(text):
+    assert " · score " not in text and "the raw one" not in text
+    calibrated = page(fitted=Calibration(slope=0.5, bias=0.0))
+    assert re.search(r"<small>p 0\.\d\d · score 0\.\d\d", calibrated)
+    assert "the score is the raw one" in calibrated
 
 
 # ------------------------------------------------------------------------- in a real browser
