@@ -240,22 +240,31 @@ def _best_figure_problems(config: ml_collections.ConfigDict, head: Head) -> Iter
 def _backbone_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     """Contradictions between the network, its preset and the images."""
     backbone = config.backbone
-    if (backbone.name == "vit") != bool(backbone.preset):
+    of_presets = ("vit", "convnext")
+    preset = PRESETS.get(backbone.preset)
+    if preset and preset.backbone != backbone.name and backbone.name in of_presets:
+        yield (
+            f"config.backbone.preset={backbone.preset} with config.backbone.name={backbone.name}: "
+            f"give config.backbone.name={preset.backbone}"
+        )
+        return
+    if (backbone.name in of_presets) != bool(backbone.preset):
         yield (
             f"config.backbone.preset={backbone.preset!r} with config.backbone.name="
-            f"{backbone.name!r}: give vit and one of the presets of docs/backbones.md, or neither"
+            f"{backbone.name!r}: give {' or '.join(of_presets)} and one of the presets of "
+            "docs/backbones.md, or neither"
         )
         return
     fields = dict(flatten(config))
     for name in ("backbone.resting_blocks", "optimizer.layer_decay"):
-        if backbone.name != "vit" and fields[name] != FIELDS[name].default:
+        if backbone.name not in of_presets and fields[name] != FIELDS[name].default:
             yield (
-                f"config.{name}={fields[name]} needs config.backbone.name=vit; leave it at "
-                f"{FIELDS[name].default}"
+                f"config.{name}={fields[name]} needs config.backbone.name=vit or convnext; "
+                f"leave it at {FIELDS[name].default}"
             )
-    if backbone.preset not in PRESETS:
+    if not preset:
         return
-    architecture, side = PRESETS[backbone.preset].architecture, config.data.image_size
+    architecture, side = preset.architecture, config.data.image_size
     if not _wrong("data.image_size", side) and side % architecture.patch:
         near = side // architecture.patch * architecture.patch
         yield (
@@ -271,7 +280,7 @@ def _backbone_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
             f"{architecture.depth} blocks of {backbone.preset}"
         )
     if backbone.freeze_norm:
-        yield "config.backbone.freeze_norm is for batch norms, which vit has none of"
+        yield f"config.backbone.freeze_norm is for batch norms, which {backbone.name} has none of"
 
 
 def _search_problems(config: ml_collections.ConfigDict, head: Head) -> Iterator[str]:

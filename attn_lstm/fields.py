@@ -239,13 +239,16 @@ FIELDS: dict[str, Field] = {
     ),
     # ---------------------------------------------------------------------------------- backbone
     "backbone.name": Choice(
-        "resnet", ("resnet", "vit", "mobilenet_v2", "small"), "the network for v_feat"
+        "resnet",
+        ("resnet", "vit", "convnext", "mobilenet_v2", "small"),
+        "the network for v_feat",
     ),
     "backbone.depth": Choice(152, (18, 34, 50, 101, 152), "of resnet [P]"),
     "backbone.preset": Choice(
         "",
         ("", *PRESETS),
-        "of vit: which published one, with its pixels' mean and deviation (docs/backbones.md)",
+        "of vit and convnext: which published one, with its pixels' mean and deviation "
+        "(docs/backbones.md)",
     ),
     "backbone.weights": Text(
         "", "file, name or URL of published weights; '' starts from random parameters"
@@ -261,7 +264,7 @@ FIELDS: dict[str, Field] = {
         0,
         0,
         1000,
-        "of vit: the patches' projection and so many first blocks never learn; 0: all do",
+        "of vit and convnext: so many first blocks never learn, nor what is below them; 0: all do",
     ),
     "backbone.freeze_norm": Switch(
         False, "batch norms keep their statistics while the backbone learns"
@@ -373,7 +376,8 @@ FIELDS: dict[str, Field] = {
         1.0,
         0.01,
         1.0,
-        "of vit: each block's learning rate over that of the block above it (Bao et al. 2022)",
+        "of vit and convnext: each block's learning rate over that of the block above it "
+        "(Bao et al. 2022)",
     ),
     "optimizer.weight_decay": Number(0.0, 0.0, 1e3, "of kernels; not of biases and norms"),
     "optimizer.schedule": Choice(

@@ -1,4 +1,4 @@
-"""What published files call the tensors of a vision transformer, and where each belongs in ours.
+"""What published files call the tensors of a backbone, and where each belongs in ours.
 
 The names are those of transformers (https://github.com/huggingface/transformers) and of timm
 (https://github.com/huggingface/pytorch-image-models).
@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 
+from attn_lstm.models import convnext
 from attn_lstm.models.vit import Architecture
 
 Keys = tuple[str, ...]  # where a leaf is in the parameters
@@ -113,21 +114,80 @@ STYLES = (
     ),
 )
 
-# Where a file holds more than the vision transformer: a text encoder, a classifier.
-_TOWERS = ("vision_model.", "dinov2.", "dinov2_with_registers.")
+
+@dataclasses.dataclass(frozen=True)
+class ConvStyle:
+    """How one library names the parts of a ConvNeXt.
+
+    Attributes:
+      patches, first_norm, norm: of the whole network.
+      halve: (normalisation, convolution) in front of a stage, whose number is `{}`.
+      block: what stands before the names of a block, of the stage `{}` and the number `{}` there;
+        the rest is behind it.
+      unused: what the features do not depend on.
+    """
+
+    patches: str
+    first_norm: str
+    norm: str
+    halve: tuple[str, str]
+    block: str
+    depthwise: str
+    block_norm: str
+    widen: str
+    narrow: str
+    scale: str
+    unused: str
+
+
+CONV_STYLES = (
+    ConvStyle(  # timm
+        patches="stem.0",
+        first_norm="stem.1",
+        norm="head.norm",
+        halve=("stages.{}.downsample.0", "stages.{}.downsample.1"),
+        block="stages.{}.blocks.{}.",
+        depthwise="conv_dw",
+        block_norm="norm",
+        widen="mlp.fc1",
+        narrow="mlp.fc2",
+        scale="gamma",
+        unused=r"head\.fc\..+",
+    ),
+    ConvStyle(  # transformers
+        patches="embeddings.patch_embeddings",
+        first_norm="embeddings.layernorm",
+        norm="layernorm",
+        halve=(
+            "encoder.stages.{}.downsampling_layer.0",
+            "encoder.stages.{}.downsampling_layer.1",
+        ),
+        block="encoder.stages.{}.layers.{}.",
+        depthwise="dwconv",
+        block_norm="layernorm",
+        widen="pwconv1",
+        narrow="pwconv2",
+        scale="layer_scale_parameter",
+        unused="",
+    ),
+)
+
+# Where a file holds more than the backbone: a text encoder, a classifier.
+_TOWERS = ("vision_model.", "dinov2.", "dinov2_with_registers.", "convnext.")
 
 
 def tower(names: Collection[str]) -> str:
-    """What stands before the names of the vision transformer in a file; '' for nothing."""
+    """What stands before the names of the backbone in a file; '' for nothing."""
     return next((tower for tower in _TOWERS if any(n.startswith(tower) for n in names)), "")
 
 
-def find_style(names: Collection[str]) -> Style | None:
+def find_style(names: Collection[str]) -> Style | ConvStyle | None:
     """The style of a file's names, behind its `tower`; None for another one's."""
-    return next((style for style in STYLES if f"{style.patches}.weight" in names), None)
+    styles = (*STYLES, *CONV_STYLES)
+    return next((style for style in styles if f"{style.patches}.weight" in names), None)
 
 
-def is_unused(style: Style, name: str) -> bool:
+def is_unused(style: Style | ConvStyle, name: str) -> bool:
     """Whether the features do not depend on a tensor."""
     return re.fullmatch(style.unused, name) is not None
 
@@ -161,6 +221,28 @@ def expected(a: Architecture, style: Style, class_position: bool) -> Iterator[Te
     yield from _norm(style.norm, ("norm",), a.width)
     for i in range(a.depth):
         yield from _block(a, style, f"{style.block}.{i}.", f"block_{i}")
+
+
+def expected_convnext(a: convnext.Architecture, style: ConvStyle) -> Iterator[Tensor]:
+    """The tensors of a ConvNeXt."""
+    yield from _convolution(style.patches, ("stem",), a.widths[0], 3, 4)
+    yield from _norm(style.first_norm, ("stem_norm",), a.widths[0])
+    block = 0
+    for stage, (width, depth) in enumerate(zip(a.widths, a.depths, strict=True)):
+        if stage:
+            norm, halve = (name.format(stage) for name in style.halve)
+            before, first = a.widths[stage - 1], f"block_{block}"
+            yield from _norm(norm, (first, "halve_norm"), before)
+            yield from _convolution(halve, (first, "halve"), width, before, 2)
+        for place in range(depth):
+            name, ours = style.block.format(stage, place), f"block_{block}"
+            yield from _convolution(name + style.depthwise, (ours, "depthwise"), width, 1, 7)
+            yield from _norm(name + style.block_norm, (ours, "norm"), width)
+            yield from _linear(name + style.widen, ours, ("widen",), width, 4 * width)
+            yield from _linear(name + style.narrow, ours, ("narrow",), 4 * width, width)
+            yield _as_it_is(name + style.scale, (ours, "scale"), (width,))
+            block += 1
+    yield from _norm(style.norm, ("norm",), a.width)
 
 
 def assembled(leaves: Mapping[Keys, np.ndarray]) -> Leaves:
@@ -208,6 +290,16 @@ def _block(a: Architecture, style: Style, name: str, block: str) -> Iterator[Ten
 def _norm(name: str, keys: Keys, width: int) -> Iterator[Tensor]:
     yield _as_it_is(f"{name}.weight", (*keys, "scale"), (width,))
     yield _as_it_is(f"{name}.bias", (*keys, "bias"), (width,))
+
+
+def _convolution(name: str, keys: Keys, outputs: int, inputs: int, side: int) -> Iterator[Tensor]:
+    """A square kernel, [out,in,h,w] in the file, and a bias."""
+    yield Tensor(
+        f"{name}.weight",
+        (outputs, inputs, side, side),
+        lambda x: {(*keys, "kernel"): x.transpose(2, 3, 1, 0)},
+    )
+    yield _as_it_is(f"{name}.bias", (*keys, "bias"), (outputs,))
 
 
 def _linear(

@@ -24,6 +24,7 @@ from absl import logging
 from attn_lstm import tensor_names
 from attn_lstm.downloads import PUBLISHED, stated_sha256
 from attn_lstm.errors import UserError
+from attn_lstm.models import convnext
 from attn_lstm.models.mobilenet import MobileNetV2
 from attn_lstm.models.presets import PRESETS
 from attn_lstm.models.resnet import DEPTHS, ResNet
@@ -75,9 +76,9 @@ def load_mobilenet_v2(path: str | Path) -> dict[str, Any]:
     return loaded.variables
 
 
-def load_vit(path: str | Path, preset: str) -> dict[str, Any]:
-    """Variables for the `ViT` of a preset: `read_vit`, with its report in the log."""
-    loaded = read_vit(path, preset)
+def load_preset(path: str | Path, preset: str) -> dict[str, Any]:
+    """Variables for the backbone of a preset: `read_preset`, with its report in the log."""
+    loaded = read_preset(path, preset)
     logging.info("%s", loaded)
     return loaded.variables
 
@@ -143,8 +144,8 @@ def read_mobilenet_v2(path: str | Path) -> Loaded:
     return Loaded(variables, path, sha256, tuple(sorted(dropped)))
 
 
-def read_vit(path: str | Path, preset: str) -> Loaded:
-    """A vision transformer from a state dict with transformers' names or with timm's.
+def read_preset(path: str | Path, preset: str) -> Loaded:
+    """A vision transformer or ConvNeXt from a state dict with transformers' names or with timm's.
 
     Of a file that holds more, such as CLIP's text encoder, the image's part is taken.
 
@@ -315,12 +316,18 @@ def _expected_mobilenet_v2() -> _Expected:
     return {"/".join(keys[1:]): (keys, shape) for keys, shape in _shapes(MobileNetV2()).items()}
 
 
+_Architecture = Architecture | convnext.Architecture
+_Style = tensor_names.Style | tensor_names.ConvStyle
+
+
 def _fitted(
-    tensors: Mapping[str, np.ndarray], architecture: Architecture, style: tensor_names.Style
+    tensors: Mapping[str, np.ndarray], architecture: _Architecture, style: _Style
 ) -> dict[_Keys, np.ndarray]:
-    """The parameters of a vision transformer. Raises `ValueError` as `_assign` does."""
+    """The parameters of a preset's backbone. Raises `ValueError` as `_assign` does."""
     leaves: dict[_Keys, np.ndarray] = {}
-    expected = _expected_vit(tensors, architecture, style)
+    expected = _expected_of_preset(tensors, architecture, style)
+    if expected is None:
+        raise ValueError(f"{style.patches}.weight is unexpected")
     for tensor in expected:
         leaves |= tensor.leaves(_checked(tensors, tensor.name, tensor.shape))
     used = {tensor.name for tensor in expected}
@@ -329,20 +336,28 @@ def _fitted(
     return {keys: np.ascontiguousarray(leaf) for keys, leaf in found.items()}
 
 
-def _expected_vit(
-    tensors: Mapping[str, np.ndarray], architecture: Architecture, style: tensor_names.Style
-) -> list[tensor_names.Tensor]:
+def _expected_of_preset(
+    tensors: Mapping[str, np.ndarray], architecture: _Architecture, style: _Style
+) -> list[tensor_names.Tensor] | None:
+    """What a file of these names holds; None where they are those of another kind of network."""
+    if isinstance(architecture, convnext.Architecture):
+        if isinstance(style, tensor_names.Style):
+            return None
+        return [*tensor_names.expected_convnext(architecture, style)]
+    if isinstance(style, tensor_names.ConvStyle):
+        return None
     positions = tensors.get(style.positions)
     plain = positions is not None and positions.shape[-2:-1] == (architecture.grid**2,)
     has_class = architecture.class_token and not plain
     return [*tensor_names.expected(architecture, style, has_class)]
 
 
-def _presets_of(tensors: Mapping[str, np.ndarray], style: tensor_names.Style) -> list[str]:
+def _presets_of(tensors: Mapping[str, np.ndarray], style: _Style) -> list[str]:
     """Which presets have tensors of these names and shapes."""
 
-    def fits(architecture: Architecture) -> bool:
-        expected = {t.name: t.shape for t in _expected_vit(tensors, architecture, style)}
+    def fits(architecture: _Architecture) -> bool:
+        tensors_of = _expected_of_preset(tensors, architecture, style) or []
+        expected = {tensor.name: tensor.shape for tensor in tensors_of}
         found = {n: x.shape for n, x in tensors.items() if not tensor_names.is_unused(style, n)}
         return expected == found
 

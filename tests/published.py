@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import torch
 
@@ -19,8 +20,10 @@ except RuntimeError:
 import timm
 import transformers
 from safetensors.torch import save_file
+from timm.models.convnext import ConvNeXt
 from timm.models.vision_transformer import VisionTransformer
 
+from attn_lstm.models import convnext
 from attn_lstm.models.presets import PRESETS
 from attn_lstm.models.vit import Architecture
 
@@ -40,8 +43,13 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-def of_transformers(a: Architecture) -> torch.nn.Module:
+def of_transformers(a: Architecture | convnext.Architecture) -> torch.nn.Module:
     """The model of transformers with that architecture."""
+    if isinstance(a, convnext.Architecture):
+        config = transformers.ConvNextConfig(
+            num_stages=len(a.widths), hidden_sizes=list(a.widths), depths=list(a.depths)
+        )
+        return randomised(transformers.ConvNextModel(config))
     sizes = {
         "hidden_size": a.width,
         "num_hidden_layers": a.depth,
@@ -67,8 +75,10 @@ def of_transformers(a: Architecture) -> torch.nn.Module:
     return randomised(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**sizes)))
 
 
-def of_timm(a: Architecture) -> torch.nn.Module:
+def of_timm(a: Architecture | convnext.Architecture) -> torch.nn.Module:
     """The model of timm with that architecture."""
+    if isinstance(a, convnext.Architecture):
+        return randomised(ConvNeXt(num_classes=0, depths=a.depths, dims=a.widths))
     gated = (
         {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": "silu"}
         if a.activation == "swiglu"
@@ -99,7 +109,9 @@ def of_timm(a: Architecture) -> torch.nn.Module:
 def published_by_timm(preset: str) -> torch.nn.Module:
     """The model of timm under the name that a preset's file has there."""
     architecture = PRESETS[preset].architecture
-    name = PRESETS[preset].files[1].removeprefix("timm/").partition(".")[0]
+    name = PRESETS[preset].files[-1].removeprefix("timm/").partition(".")[0]
+    if isinstance(architecture, convnext.Architecture):
+        return randomised(timm.create_model(name, num_classes=0))
     if architecture.activation == "quick_gelu":
         name = name.replace("clip_", "clip_quickgelu_")
     options = {"act_layer": "gelu_tanh"} if architecture.activation == "gelu_tanh" else {}
@@ -117,8 +129,12 @@ def saved(model: torch.nn.Module, folder: Path) -> Path:
 
 
 def features(model: torch.nn.Module, images: np.ndarray) -> torch.Tensor:
-    """Of the patches, behind the last normalisation: float[B,H,W,3] -> float[B,K,D]."""
+    """Of the regions, behind the last normalisation: float[B,H,W,3] -> float[B,K,D]."""
     x = torch.from_numpy(images.transpose(0, 3, 1, 2))
+    if isinstance(model, ConvNeXt):
+        return model.head.norm(model.forward_features(x)).flatten(2).mT
+    if isinstance(model, transformers.ConvNextModel):
+        return model.layernorm(model(x).last_hidden_state.flatten(2).mT)
     if isinstance(model, VisionTransformer):
         return model.forward_features(x)[:, model.num_prefix_tokens :]
     kind = type(model).__name__
@@ -130,3 +146,21 @@ def features(model: torch.nn.Module, images: np.ndarray) -> torch.Tensor:
         return hidden
     vision = getattr(model, "vision_model", model)  # as transformers 4 nests it
     return vision.post_layernorm(hidden)[:, 1:]  # there of the pooled token alone
+
+
+def images(side: int, count: int = 2) -> np.ndarray:
+    return np.random.default_rng(side).normal(size=(count, side, side, 3)).astype(np.float32)
+
+
+def relative_error(ours: jax.Array, theirs: torch.Tensor) -> float:
+    expected = theirs.detach().numpy()
+    found = np.asarray(ours, np.float32).reshape(expected.shape)
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def least_cosine(ours: jax.Array, theirs: torch.Tensor) -> float:
+    """Of a region's features."""
+    expected = theirs.detach().numpy()
+    found = np.asarray(ours, np.float32).reshape(expected.shape)
+    dots = (found * expected).sum(-1)
+    return float((dots / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)).min())

@@ -22,6 +22,7 @@ def digits_with(**changed) -> ml_collections.ConfigDict:
     return nested({**DIGITS, **changed})
 
 
+CONVNEXT = {"backbone.name": "convnext", "backbone.preset": "convnext_tiny_224"}
 VIT = {"backbone.name": "vit", "backbone.preset": "dinov2_s14", "data.image_size": 56}
 
 
@@ -163,12 +164,15 @@ PER_CLASS = {"search.decide": "scores", "search.thresholds": "per_class"}
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        ({"backbone.name": "vit"}, "preset=''.*give vit and one of the presets"),
+        ({"backbone.name": "vit"}, "preset=''.*give vit or convnext and one of the presets"),
         ({"backbone.preset": "clip_b16"}, "preset='clip_b16'.*'small'"),
-        ({"optimizer.layer_decay": 0.5}, "layer_decay=0.5 needs config.backbone.name=vit"),
+        ({"optimizer.layer_decay": 0.5}, "layer_decay=0.5 needs config.backbone.name=vit or"),
         ({**VIT, "data.image_size": 64}, "image_size=64.*14 pixels of dinov2_s14; give 56 or 70"),
         ({**VIT, "backbone.resting_blocks": 13}, "more than the 12 blocks of dinov2_s14"),
-        ({**VIT, "backbone.freeze_norm": True}, "freeze_norm is for batch norms"),
+        ({**VIT, "backbone.freeze_norm": True}, "freeze_norm is for batch norms, which vit has"),
+        ({**CONVNEXT, "backbone.name": "vit"}, "tiny_224 with .*=vit: give config.*name=convnext"),
+        ({**CONVNEXT, "data.image_size": 80}, "32 pixels of convnext_tiny_224; give 64 or 96"),
+        ({**CONVNEXT, "backbone.resting_blocks": 19}, "the 18 blocks of convnext_tiny_224"),
         (
             {**VIT, "backbone.frozen": True, "backbone.resting_blocks": 1},
             "resting_blocks=1.*frozen",

@@ -9,12 +9,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from attn_lstm.errors import UserError
+from attn_lstm.models import convnext
 from attn_lstm.models.presets import PRESETS
 from attn_lstm.models.vit import Architecture
-from attn_lstm.weights import load_vit, read_vit
+from attn_lstm.weights import load_preset, read_preset
 from tests.published import of_timm, of_transformers, saved
 
 TINY = Architecture(width=8, depth=1, heads=2, feedforward=16, patch=4, grid=2, layer_scale=True)
+CONVNEXT = convnext.Architecture(widths=(4, 8, 8, 8), depths=(1, 1, 1, 1))
 CLIP = dataclasses.replace(TINY, layer_scale=False, norm_first=True)
 
 
@@ -30,6 +32,7 @@ def presets(monkeypatch):
         ("wider", dataclasses.replace(TINY, width=16)),
         ("finer", dataclasses.replace(TINY, grid=3)),
         ("registers", dataclasses.replace(TINY, registers=4)),
+        ("convnext", CONVNEXT),
     ):
         monkeypatch.setitem(PRESETS, name, dataclasses.replace(of, architecture=architecture))
 
@@ -59,13 +62,13 @@ def test_of_a_clip_with_its_text_encoder_the_images_part_is_taken(tmp_path):
     )
     whole.vision_model.load_state_dict(vision.state_dict(), strict=False)
     (tmp_path / "whole").mkdir()
-    alone = load_vit(saved(vision, tmp_path), "tiny_clip")
+    alone = load_preset(saved(vision, tmp_path), "tiny_clip")
     path = saved(whole, tmp_path / "whole")
     # Older versions kept the numbers of the places too.
     tensors = load_file(path)
     tensors["vision_model.embeddings.position_ids"] = torch.arange(5)[None]
     save_file(tensors, path)
-    loaded = read_vit(path, "tiny_clip")
+    loaded = read_preset(path, "tiny_clip")
     assert equal(loaded.variables, alone)
     assert {"logit_scale", "visual_projection.weight"} < {*loaded.dropped}
     assert "vision_model.embeddings.position_ids" in loaded.dropped
@@ -76,20 +79,44 @@ def test_classifiers_on_top_are_left_out(tmp_path):
     classifier = transformers.Dinov2ForImageClassification(model.config)
     classifier.dinov2.load_state_dict(model.state_dict())
     (tmp_path / "whole").mkdir()
-    loaded = read_vit(saved(classifier, tmp_path / "whole"), "tiny")
-    assert equal(loaded.variables, load_vit(saved(model, tmp_path), "tiny"))
+    loaded = read_preset(saved(classifier, tmp_path / "whole"), "tiny")
+    assert equal(loaded.variables, load_preset(saved(model, tmp_path), "tiny"))
     assert "classifier.weight" in loaded.dropped
     tensors = of_timm(TINY).state_dict()
     save_file(tensors, tmp_path / "plain.safetensors")
     save_file({**tensors, "head.weight": torch.ones(3, 8)}, tmp_path / "classes.safetensors")
-    plain, classes = (read_vit(tmp_path / f"{n}.safetensors", "tiny") for n in ("plain", "classes"))
+    plain, classes = (
+        read_preset(tmp_path / f"{n}.safetensors", "tiny") for n in ("plain", "classes")
+    )
     assert equal(plain.variables, classes.variables) and classes.dropped == ("head.weight",)
+
+
+def test_of_a_convnext_either_librarys_classifier_is_left_out(tmp_path):
+    model = of_transformers(CONVNEXT)
+    classifier = transformers.ConvNextForImageClassification(model.config)
+    classifier.convnext.load_state_dict(model.state_dict())
+    (tmp_path / "whole").mkdir()
+    loaded = read_preset(saved(classifier, tmp_path / "whole"), "convnext")
+    assert equal(loaded.variables, load_preset(saved(model, tmp_path), "convnext"))
+    assert loaded.dropped == ("classifier.bias", "classifier.weight")
+    tensors = {**of_timm(CONVNEXT).state_dict(), "head.fc.weight": torch.ones(3, 8)}
+    save_file(tensors, tmp_path / "classes.safetensors")
+    assert read_preset(tmp_path / "classes.safetensors", "convnext").dropped == ("head.fc.weight",)
+
+
+def test_a_file_of_a_vision_transformer_is_no_convnext(tmp_path):
+    path = saved(of_timm(TINY), tmp_path)
+    complaint = r"does not fit convnext: patch_embed.proj.weight is unexpected; it fits .*=tiny$"
+    with pytest.raises(UserError, match=complaint):
+        load_preset(path, "convnext")
 
 
 def test_a_file_of_torch_save_is_read_alike(tmp_path):
     model = of_timm(TINY)
     torch.save(model.state_dict(), tmp_path / "a.pth")
-    assert equal(load_vit(tmp_path / "a.pth", "tiny"), load_vit(saved(model, tmp_path), "tiny"))
+    assert equal(
+        load_preset(tmp_path / "a.pth", "tiny"), load_preset(saved(model, tmp_path), "tiny")
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,13 +134,13 @@ def test_what_does_not_fit_is_named(change, complaint, tmp_path):
     tensors = {**of_timm(TINY).state_dict(), **change}
     save_file({n: x for n, x in tensors.items() if x is not None}, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=complaint) as refused:
-        load_vit(tmp_path / "a.safetensors", "tiny")
+        load_preset(tmp_path / "a.safetensors", "tiny")
     assert "timm/vit_small_patch14_dinov2.lvd142m" in str(refused.value)
 
 
 @pytest.mark.parametrize("write", [of_timm, of_transformers])
-@pytest.mark.parametrize("name", ["wider", "finer", "registers"])
+@pytest.mark.parametrize("name", ["wider", "finer", "registers", "convnext"])
 def test_weights_of_another_preset_are_recognised(name, write, tmp_path):
     path = saved(write(PRESETS[name].architecture), tmp_path)
     with pytest.raises(UserError, match=rf"does not fit tiny.*backbone\.preset={name}$"):
-        load_vit(path, "tiny")
+        load_preset(path, "tiny")

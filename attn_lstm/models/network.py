@@ -10,6 +10,7 @@ import ml_collections
 from flax import struct
 
 from attn_lstm.label_pool import Choice, Unrolled
+from attn_lstm.models.convnext import ConvNeXt
 from attn_lstm.models.decoder import SequenceDecoder
 from attn_lstm.models.dropout import RowDropout
 from attn_lstm.models.heads import Sizes, head_of, prior
@@ -19,7 +20,7 @@ from attn_lstm.models.preprocessing import HALF, IMAGENET, Preprocessing, normal
 from attn_lstm.models.presets import PRESETS
 from attn_lstm.models.resnet import ResNet
 from attn_lstm.models.small import SmallResNet
-from attn_lstm.models.vit import ViT
+from attn_lstm.models.vit import Architecture, ViT
 
 
 class Outputs(struct.PyTreeNode):
@@ -221,15 +222,13 @@ def _create_backbone(
     if config.name == "resnet":
         resnet = ResNet(depth=config.depth, dtype=dtype, axis_name=axis_name, remat=config.remat)
         return resnet, IMAGENET
-    if config.name == "vit":
+    if config.name in ("vit", "convnext"):
         preset = PRESETS[config.preset]
-        vit = ViT(
-            preset.architecture,
-            dtype,
-            remat=config.remat,
-            resting_blocks=config.resting_blocks,
-        )
-        return vit, preset.preprocessing
+        architecture = preset.architecture
+        learning = {"remat": config.remat, "resting_blocks": config.resting_blocks}
+        if isinstance(architecture, Architecture):
+            return ViT(architecture, dtype, **learning), preset.preprocessing
+        return ConvNeXt(architecture, dtype, **learning), preset.preprocessing
     if config.name == "mobilenet_v2":
         return MobileNetV2(dtype=dtype), HALF
     raise ValueError(f"unknown backbone {config.name!r}")

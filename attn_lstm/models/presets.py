@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from attn_lstm.models import convnext
 from attn_lstm.models.preprocessing import CLIP, HALF, IMAGENET, Preprocessing
 from attn_lstm.models.vit import Architecture
 
@@ -15,18 +16,23 @@ class Preset:
       preprocessing: what they expect of a pixel.
       size: side in pixels of the images that they were published for.
       resize: how an image became such a square, as in `config.data.resize`.
-      files: where they are published, on https://huggingface.co: with transformers' names, and with
-        timm's, each as `model.safetensors`.
+      files: where they are published, on https://huggingface.co: with transformers' names, where
+        they are, and with timm's, each as `model.safetensors`.
       licence: of the weights, as `source` states it.
     """
 
-    architecture: Architecture
+    architecture: Architecture | convnext.Architecture
     preprocessing: Preprocessing
     size: int
     resize: str
     files: tuple[str, ...]
     licence: str
     source: str
+
+    @property
+    def backbone(self) -> str:
+        """The `config.backbone.name` that it is for."""
+        return "convnext" if isinstance(self.architecture, convnext.Architecture) else "vit"
 
 
 # Width, blocks, heads, hidden units of a block.
@@ -112,6 +118,33 @@ def _clip(size: str, patch: int, pixels: int, laion: str = "") -> Preset:
     )
 
 
+# Channels of the first stage, which every later one doubles, and blocks of the third.
+_CONVNEXT = {"tiny": (96, 9), "small": (96, 27), "base": (128, 27), "large": (192, 27)}
+# transformers' names of those that learned from ImageNet-22k first; of the small ones there is none
+# but that of ImageNet-1k alone, at 224 pixels.
+_OF_22K = ("base", "large")
+
+
+def _convnext(size: str, pixels: int) -> Preset:
+    """Liu et al. (2022)."""
+    width, blocks = _CONVNEXT[size]
+    files = [f"timm/convnext_{size}.fb_in22k_ft_in1k{'_384' * (pixels == 384)}"]
+    if size in _OF_22K or pixels == 224:
+        more = "-22k-1k" * (size in _OF_22K)
+        files.insert(0, f"facebook/convnext-{size}-{pixels}{more}")
+    return Preset(
+        convnext.Architecture(
+            widths=tuple(width * 2**stage for stage in range(4)), depths=(3, 3, blocks, 3)
+        ),
+        IMAGENET,
+        size=pixels,
+        resize="squash" if pixels == 384 else "crop",
+        files=tuple(files),
+        licence="MIT",
+        source="https://github.com/facebookresearch/ConvNeXt#license",
+    )
+
+
 _SIGLIP = {
     "": (
         *(("b", 16, pixels) for pixels in (224, 256, 384, 512)),
@@ -144,4 +177,9 @@ PRESETS: dict[str, Preset] = {
     "openclip_b32": _clip("b", 32, 224, "laion2B-s34B-b79K"),
     "openclip_b16": _clip("b", 16, 224, "laion2B-s34B-b88K"),
     "openclip_l14": _clip("l", 14, 224, "laion2B-s32B-b82K"),
+    **{
+        f"convnext_{size}_{pixels}": _convnext(size, pixels)
+        for size in _CONVNEXT
+        for pixels in (224, 384)
+    },
 }

@@ -412,8 +412,8 @@ def with_pretrained(config: ml_collections.ConfigDict, state: TrainState) -> Tra
     path = downloads.on_disk(config.backbone.weights)
     if config.backbone.name == "mobilenet_v2":
         loaded = weights.load_mobilenet_v2(path)
-    elif config.backbone.name == "vit":
-        loaded = weights.load_vit(path, config.backbone.preset)
+    elif config.backbone.preset:
+        loaded = weights.load_preset(path, config.backbone.preset)
     else:
         loaded = weights.load_backbone(path, config.backbone.depth)
 

@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 
 from attn_lstm.models.presets import PRESETS
 from attn_lstm.models.vit import Architecture, ViT, bicubic
-from attn_lstm.weights import load_vit
-from tests.published import features, of_timm, of_transformers, published_by_timm, saved
+from attn_lstm.weights import load_preset
+from tests.published import (
+    features,
+    images,
+    least_cosine,
+    of_timm,
+    of_transformers,
+    published_by_timm,
+    relative_error,
+    saved,
+)
 
 _TINY = Architecture(width=32, depth=2, heads=4, feedforward=64, patch=14, grid=4)
 TINY = {
@@ -27,10 +36,6 @@ TINY = {
     "openclip": dataclasses.replace(_TINY, norm_first=True, epsilon=1e-5),
 }  # fmt: skip
 LIBRARIES = {"transformers": of_transformers, "timm": of_timm}
-
-
-def images(side: int, count: int = 2) -> np.ndarray:
-    return np.random.default_rng(side).normal(size=(count, side, side, 3)).astype(np.float32)
 
 
 @pytest.fixture
@@ -55,20 +60,6 @@ def as_at_this_size(architecture: Architecture, library: str, side: int) -> Arch
     )
 
 
-def relative_error(ours: jax.Array, theirs: torch.Tensor) -> float:
-    expected = theirs.detach().numpy()
-    found = np.asarray(ours, np.float32).reshape(expected.shape)
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
-
-
-def least_cosine(ours: jax.Array, theirs: torch.Tensor) -> float:
-    """Of a region's features."""
-    expected = theirs.detach().numpy()
-    found = np.asarray(ours, np.float32).reshape(expected.shape)
-    dots = (found * expected).sum(-1)
-    return float((dots / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)).min())
-
-
 def check_features(model, variables, architecture: Architecture, library: str, side: int) -> None:
     architecture = as_at_this_size(architecture, library, side)
     x = images(side)
@@ -90,7 +81,7 @@ def test_features_are_those_of_the_library_that_wrote_the_file(
 ):
     architecture = TINY[family]
     model = LIBRARIES[library](architecture)
-    variables = load_vit(saved(model, tmp_path), tiny(architecture))
+    variables = load_preset(saved(model, tmp_path), tiny(architecture))
     check_features(model, variables, architecture, library, patches * architecture.patch)
 
 
@@ -103,7 +94,7 @@ def test_features_of_presets_are_those_of_the_library_that_wrote_the_file(
 ):
     architecture = PRESETS[preset].architecture
     model = published_by_timm(preset) if library == "timm" else of_transformers(architecture)
-    variables = load_vit(saved(model, tmp_path), preset)
+    variables = load_preset(saved(model, tmp_path), preset)
     other = 8 if architecture.grid != 8 else 10
     for patches in (architecture.grid, other):
         check_features(model, variables, architecture, library, patches * architecture.patch)
@@ -114,12 +105,12 @@ def test_gradients_are_those_of_torch(family, tiny, tmp_path):
     architecture = TINY[family]
     model = of_timm(architecture)
     x = images(architecture.grid * architecture.patch)
-    variables = load_vit(saved(model, tmp_path), tiny(architecture))
+    variables = load_preset(saved(model, tmp_path), tiny(architecture))
     weight = np.random.default_rng(1).normal(size=(2, 16, 32)).astype(np.float32)
     (features(model, x) * torch.from_numpy(weight)).sum().backward()
     for parameter in model.parameters():
         parameter.data = parameter.grad
-    theirs = load_vit(saved(model, tmp_path), "tiny")["params"]
+    theirs = load_preset(saved(model, tmp_path), "tiny")["params"]
 
     def loss(params, remat):
         y = ViT(architecture, remat=remat).apply({"params": params}, x)
