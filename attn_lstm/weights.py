@@ -21,7 +21,7 @@ import numpy as np
 import safetensors
 from absl import logging
 
-from attn_lstm import tensor_names
+from attn_lstm import keras_file, tensor_names
 from attn_lstm.downloads import PUBLISHED, stated_sha256
 from attn_lstm.errors import UserError
 from attn_lstm.models import convnext
@@ -97,9 +97,9 @@ def read_resnet(path: str | Path, depth: int) -> Loaded:
     if depth not in DEPTHS:
         raise UserError(f"unknown ResNet depth {depth!r}: {', '.join(map(str, DEPTHS))}")
     path, data, sha256 = _read(path)
-    if path.suffix == ".npz":
+    if path.suffix in (".npz", ".h5"):
         raise UserError(
-            f"{path} is no file of a ResNet: .npz is read for MobileNetV2; give "
+            f"{path} is no file of a ResNet: {path.suffix} is read for MobileNetV2; give "
             "config.backbone.name=mobilenet_v2, or a .pth or .safetensors of torchvision"
         )
     tensors = _tensors(path, data)
@@ -122,24 +122,25 @@ def read_resnet(path: str | Path, depth: int) -> Loaded:
 
 
 def read_mobilenet_v2(path: str | Path) -> Loaded:
-    """MobileNetV2 from an `.npz` of Keras' layers with batch norm folded into them.
+    """MobileNetV2 from Keras' own file, or from an `.npz` with batch norm folded into its layers.
 
     Args:
-      path: arrays `<layer>/kernel` float[h,w,in,out] (depthwise float[3,3,1,C]) and `<layer>/bias`.
+      path: `.h5` as Keras publishes it, with or without its classifier; or `.npz` of arrays
+        `<layer>/kernel` float[h,w,in,out] (depthwise float[3,3,1,C]) and `<layer>/bias`.
 
     Raises:
       UserError: no such file, damaged, or not the weights of that network.
     """
     path, data, sha256 = _read(path)
-    arrays = _parse(path, data, _read_npz)
+    arrays = _parse(path, data, _read_keras if path.suffix == ".h5" else _read_npz)
     expected = _expected_mobilenet_v2()
     dropped = {name for name in arrays if name.startswith("predictions/")}
     try:
         variables = _assign(arrays, expected, dropped)
     except ValueError as error:
         raise UserError(
-            f"{path} does not fit MobileNetV2: {error}; give Keras' MobileNetV2 of width 1.0 "
-            "with its batch norm folded into <layer>/kernel and <layer>/bias"
+            f"{path} does not fit MobileNetV2: {error}; give Keras' MobileNetV2 of width 1.0, "
+            "its .h5, or an .npz with batch norm folded into <layer>/kernel and <layer>/bias"
         ) from error
     return Loaded(variables, path, sha256, tuple(sorted(dropped)))
 
@@ -257,6 +258,27 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
         numbers = as_numbers(entry["data"], _SAFETENSORS[entry["dtype"]])
         tensors[name] = numbers.reshape(entry["shape"])
     return tensors
+
+
+# As Keras' applications.MobileNetV2 names its layers, in its order.
+_KERAS_LAYERS = (
+    *("Conv1", "expanded_conv_depthwise", "expanded_conv_project"),
+    *(f"block_{i}_{part}" for i in range(1, 17) for part in ("expand", "depthwise", "project")),
+    *("Conv_1", "predictions"),
+)
+_KERAS_EPSILON = 1e-3  # of its batch norms
+
+
+def _read_keras(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`; the layers are known by their order, as to Keras itself."""
+    layers = keras_file.read_folded(data, _KERAS_EPSILON, _MOST_UNPACKED)
+    if len(layers) > len(_KERAS_LAYERS):
+        raise ValueError(f"it has {len(layers)} layers")
+    return {
+        f"{name}/{part}": array
+        for name, layer in zip(_KERAS_LAYERS, layers, strict=False)
+        for part, array in zip(("kernel", "bias"), layer, strict=True)
+    }
 
 
 def _read_npz(data: bytes) -> dict[str, np.ndarray]:
