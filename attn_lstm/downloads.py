@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from attn_lstm import progress, remote
 from attn_lstm.errors import UserError, first_line
@@ -114,9 +114,10 @@ def _complete(url: str, part: Path, place: Path) -> None:
         while True:
             start = file.tell()
             try:
-                total = _append(url, file, shown)
+                response = _answer(url, start)
             except (OSError, http.client.HTTPException) as error:
                 raise UserError(f"{url} cannot be fetched: {_reason(error)}; {where}") from error
+            total = None if response is None else _append(response, file, shown)
             if total is None or file.tell() >= total:
                 break
             if file.tell() <= start:
@@ -135,21 +136,27 @@ def _complete(url: str, part: Path, place: Path) -> None:
         )
 
 
-def _append(url: str, file: Any, shown: progress.Doing) -> int | None:
-    """Appends what comes; returns the size of the whole file, None where it is not said.
+def _answer(url: str, start: int) -> http.client.HTTPResponse | None:
+    """What comes from this byte on; None where there is no more, which the sha256 confirms.
 
     Raises:
       OSError, HTTPException: nothing can come.
     """
-    start = file.tell()
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+        return urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        with error:
-            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return None  # there is no more, which the sha256 confirms
+        error.close()
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return None
         raise
+
+
+def _append(
+    response: http.client.HTTPResponse, file: BinaryIO, shown: progress.Doing
+) -> int | None:
+    """Appends what comes; returns the size of the whole file, None where it is not said."""
+    start = file.tell()
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             start = file.seek(0)

@@ -1,8 +1,10 @@
 """Weights by name, from servers on the loopback: whole, resumed, cut off, damaged and absent."""
 
 import contextlib
+import errno
 import hashlib
 import io
+import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -227,6 +229,15 @@ def test_processes_that_ask_at_once_download_once(name, server, pth, tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(name, tmp_path):
     (tmp_path / "cache").write_text("no folder")
     with pytest.raises(UserError, match="attn_lstm/weights cannot be written"):
+        downloads.on_disk(name)
+
+
+def test_a_full_disk_is_named(name, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(downloads, "_append", full)
+    with pytest.raises(UserError, match="weights cannot be written: No space left on device"):
         downloads.on_disk(name)
 
 
