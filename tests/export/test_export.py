@@ -238,8 +238,9 @@ def test_sets_cut_from_scores_export_with_a_tau_a_label_and_their_calibration(ti
     fields = {"search.decide": "scores", "search.scores": "mean", "search.thresholds": "per_class"}
     opened = untrained(resolve(tiny_config(**fields)))
     tau = Threshold(0.5, {"red": 0.125, "blue": 0.0})
-    program = programs.make_program(opened, tau.of(opened.table.names))
-    description = bundle.describe(opened, program, tau, "tuned", Calibration(0.5, 0.25))
+    fitted = Calibration(0.5, 0.25)
+    program = programs.make_program(opened, tau.of(opened.table.names), fitted)
+    description = bundle.describe(opened, program, tau, "tuned", fitted)
     assert description["search"] == {
         "threshold": 0.5, "threshold_origin": "tuned", "thresholds": [0.125, 0.5, 0.0],
         "scores": "mean",
@@ -249,6 +250,12 @@ def test_sets_cut_from_scores_export_with_a_tau_a_label_and_their_calibration(ti
     found = program(np.zeros((2, 32, 32, 3), np.uint8))
     np.testing.assert_array_equal(found["set"], found["scores"] >= np.array([0.125, 0.5, 0.0]))
     assert found["attention"].shape == (2, 3, 4, 4)
+    emitted = found["labels"] >= 0
+    scores = np.take_along_axis(found["scores"], np.maximum(found["labels"], 0), axis=1)
+    np.testing.assert_array_equal(found["label_scores"], np.where(emitted, scores, 0))
+    expected = np.where(emitted, fitted(np.asarray(scores)), 0)
+    np.testing.assert_allclose(found["probabilities"], expected, rtol=1e-5)
+    assert {*found} == {*description["outputs"]}
 
 
 def test_damaged_files_of_the_run_are_named(trained, tmp_path):
