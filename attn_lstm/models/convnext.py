@@ -49,29 +49,48 @@ def _around(x: jax.Array) -> jax.Array:
     return jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
 
 
-@jax.custom_vjp
 def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Each channel's own 7x7 kernel, with zeros around: float[B,H,W,C] -> float[B,H,W,C].
 
-    Shifted multiply-adds, which XLA fuses into one loop, where its convolution with
-    `feature_group_count=C` takes many times as long on CPUs. Left to themselves, the gradients are
-    49 loops to compile a block. Sums are float32.
+    On CPUs XLA's convolution with `feature_group_count=C` takes many times as long as `shifted`,
+    which takes minutes to compile for TPUs.
 
     Args:
       x: float[B,H,W,C].
       kernel: float32[7,7,1,C].
     """
+    return lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
+
+
+def grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`depthwise` as one convolution with a group a channel."""
+    return lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@jax.custom_vjp
+def shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`depthwise` as 49 shifted multiply-adds, which XLA fuses into one loop; sums are float32.
+
+    Left to themselves, the gradients would be 49 loops to compile a block.
+    """
     height, width = x.shape[1:3]
     padded, y = _around(x), jnp.float32(0)
     for i in range(_SIDE):
         for j in range(_SIDE):
-            shifted = padded[:, i : i + height, j : j + width]
-            y = y + shifted.astype(jnp.float32) * kernel[i, j][None, None]
+            part = padded[:, i : i + height, j : j + width]
+            y = y + part.astype(jnp.float32) * kernel[i, j][None, None]
     return y.astype(x.dtype)
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return depthwise(x, kernel), (x, kernel)
+    return shifted(x, kernel), (x, kernel)
 
 
 def _backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -80,14 +99,14 @@ def _backward(kept: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.
 
     def of_place(place: jax.Array) -> jax.Array:
         start = (0, place // _SIDE, place % _SIDE, 0)
-        shifted = lax.dynamic_slice(padded, start, x.shape)
-        return (shifted.astype(jnp.float32) * slope.astype(jnp.float32)).sum((0, 1, 2))
+        part = lax.dynamic_slice(padded, start, x.shape)
+        return (part.astype(jnp.float32) * slope.astype(jnp.float32)).sum((0, 1, 2))
 
     of_kernel = lax.map(of_place, jnp.arange(_SIDE**2)).reshape(kernel.shape)
-    return depthwise(slope, kernel[::-1, ::-1]), of_kernel
+    return shifted(slope, kernel[::-1, ::-1]), of_kernel
 
 
-depthwise.defvjp(_forward, _backward)
+shifted.defvjp(_forward, _backward)
 
 
 class Depthwise(nn.Module):

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jax import lax
 
-from attn_lstm.models.convnext import Architecture, ConvNeXt, depthwise
+from attn_lstm.models.convnext import Architecture, ConvNeXt, grouped, shifted
 from attn_lstm.models.presets import PRESETS
 from attn_lstm.weights import load_preset
 from tests.published import (
@@ -108,19 +107,13 @@ def test_nothing_below_a_resting_block_gets_a_gradient():
     assert moved == {"block_1", "norm"}
 
 
-def test_depthwise_is_a_convolution_in_groups_and_so_are_its_gradients():
+def test_shifted_sums_are_a_convolution_in_groups_and_so_are_their_gradients():
     random = np.random.default_rng(0)
     x = random.normal(size=(2, 5, 8, 3)).astype(np.float32)
     kernel = random.normal(size=(7, 7, 1, 3)).astype(np.float32)
 
-    def convolution(x, kernel):
-        layout = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=layout, feature_group_count=3
-        )
-
-    y, pull = jax.vjp(jax.jit(depthwise), x, kernel)
-    expected, expected_pull = jax.vjp(convolution, x, kernel)
+    y, pull = jax.vjp(jax.jit(shifted), x, kernel)
+    expected, expected_pull = jax.vjp(grouped, x, kernel)
     np.testing.assert_allclose(y, expected, atol=1e-4)
     slope = random.normal(size=y.shape).astype(np.float32)
     for ours, theirs in zip(pull(slope), expected_pull(slope), strict=True):

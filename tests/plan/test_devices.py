@@ -14,6 +14,7 @@ os.environ.update(
 )
 
 from attn_lstm import parallel
+from attn_lstm.models.presets import PRESETS
 from attn_lstm.plan import program
 from attn_lstm.plan.compiling import Facts, Request
 from attn_lstm.plan.targets import parse_target
@@ -94,17 +95,24 @@ def test_kept_features_take_the_place_of_images(mesh, target):
 
 
 @pytest.mark.slow
-def test_a_vision_transformer_learns_and_its_features_are_kept(mesh, target):
-    vit = {"backbone.name": "vit", "backbone.preset": "dinov2_s14", "data.image_size": 56}
+@pytest.mark.parametrize(
+    ("preset", "size", "features"),
+    [("dinov2_s14", 56, 4 * 4 * 384), ("convnext_tiny_224", 64, 2 * 2 * 768)],
+)
+def test_a_published_backbone_learns_and_its_features_are_kept(
+    mesh, target, preset, size, features
+):
+    name = PRESETS[preset].backbone
+    published = {"backbone.name": name, "backbone.preset": preset, "data.image_size": size}
     learning = {"backbone.remat": True, "backbone.resting_blocks": 10, "optimizer.layer_decay": 0.7}
-    facts = compiled(mesh, target, "train", "order_free", **vit, **learning)
+    facts = compiled(mesh, target, "train", "order_free", **published, **learning)
     assert_for_the_device(facts)
     assert {*facts.collectives} == {"all-reduce"}
     frozen = {"backbone.frozen": True, "cache.views": 1}
-    encoded = compiled(mesh, target, "encode", "order_free", **vit, **frozen)
+    encoded = compiled(mesh, target, "encode", "order_free", **published, **frozen)
     assert_for_the_device(encoded)
-    # 8 images a device, of 4 x 4 patches and 384 channels in float16.
-    assert encoded.returned == 8 * 4 * 4 * 384 * 2
+    # 8 images a device, in float16.
+    assert encoded.returned == 8 * features * 2
 
 
 @pytest.mark.slow
