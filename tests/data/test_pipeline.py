@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import math
 
+import jax
 import numpy as np
 import pytest
 from absl import logging as absl_logging
@@ -179,7 +180,7 @@ def test_the_hosts_together_hold_the_global_batch(numbers, hosts):
         for i in range(hosts)
     ]
     joined = [
-        [np.concatenate(field) for field in zip(*batches, strict=True)]
+        jax.tree.map(lambda *field: np.concatenate(field), *batches)
         for batches in zip(*parts, strict=True)
     ]
     assert_same(one, joined)
