@@ -133,6 +133,17 @@ METHODS: dict[str, Method] = {
         "added to the scores of the step, and the label's logit reads its own map",
         {"decoder.maps": "label"},
     ),
+    "order_free_ranked_label_maps": Method(
+        "ours",
+        "order_free_ranked with the maps of order_free_label_maps: each step is held against one "
+        "label, which has a map of its own",
+        {
+            "decoder.target": "ranked",
+            "decoder.maps": "label",
+            "search.scores": "mean",
+            "search.decide": "scores",
+        },
+    ),
 }
 
 
