@@ -15,7 +15,7 @@ from attn_lstm.errors import UserError
 from attn_lstm.evaluation.evaluate import evaluate
 from attn_lstm.fields import FIELDS, flatten
 from attn_lstm.parallel import make_mesh
-from attn_lstm.runs import workdir
+from attn_lstm.runs import tuned, workdir
 from attn_lstm.runs.upgrade import BEFORE, RETIRED, upgrade
 from attn_lstm.serving.model import open_model
 from attn_lstm.training.loop import train
@@ -101,6 +101,8 @@ def test_a_run_of_the_version_before_has_the_figures_and_labels_of_then(row, pic
         config = opened(run, pictures, **{"eval.batch_size": batch_size, "train.batch_size": 7})
         found = evaluate(config, run, "best", "test", make_mesh())
         assert {name: found[name] for name in FIGURES[row]} == pytest.approx(FIGURES[row], abs=1e-3)
+    # Then a label had its step's probability, also where the scores were calibrated.
+    (run / tuned.CALIBRATION).unlink(missing_ok=True)
     said = open_model(config, run, "best").predict(sorted(pictures.glob("4*.png")))
     for image, labels in zip(said, LABELS[row], strict=True):
         assert {x.name: x.probability for x in image.labels} == pytest.approx(labels, abs=1e-3)
