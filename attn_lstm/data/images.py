@@ -72,6 +72,11 @@ def read_picture(
     return _read(content, os.fspath(path), max_pixels)
 
 
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """`read_picture` as uint8[h,w,3], upright: the pixels that boxes are of, for other programs."""
+    return np.asarray(read_picture(path))
+
+
 def _read(content: bytes, name: str, max_pixels: int) -> Image.Image:
     try:
         return image_file.read(content, max_pixels)

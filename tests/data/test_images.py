@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from attn_lstm.data import pipeline
-from attn_lstm.data.images import as_picture, read_picture
+from attn_lstm.data.images import as_picture, read_image, read_picture
 from attn_lstm.data.resizing import resize
 from attn_lstm.data.split import FileSource, Split
 from attn_lstm.errors import UserError
@@ -52,6 +52,7 @@ def test_pillow_images_are_read_as_their_files(files):
         with Image.open(path) as image:
             picture = as_picture(image, "image")
         np.testing.assert_array_equal(picture, read_picture(path), path.name)
+        np.testing.assert_array_equal(picture, read_image(path), path.name)
 
 
 def test_arrays_pass_as_they_are_and_grey_ones_get_three_channels():
