@@ -23,7 +23,9 @@ def test_the_notebook_runs_and_shows_pictures(tmp_path, monkeypatch):
     resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
     nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
+    (gallery,) = (o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {}))
+    maps = gallery.count('alt="where it looked for ')
+    assert maps and gallery.count('<img src="data:image/') == 4 + maps
     printed = "".join(output.get("text", "") for output in outputs)
     assert "image 3: predicted" in printed
     assert "broken.png cannot be read" in printed
